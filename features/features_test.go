@@ -1,0 +1,289 @@
+package features
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	dhalion "github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/ingest/segment"
+)
+
+const job = dhalion.JobID("file/test")
+
+var t0 = time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
+
+func at(seconds int) time.Time { return t0.Add(time.Duration(seconds) * time.Second) }
+
+// write is a history under construction: rows of instances every 5 s.
+type write struct {
+	rows []dhalion.Measurement
+	topo []dhalion.Topology
+}
+
+func (w *write) instance(seconds int, component string, instance int, worker string, values map[dhalion.Metric]float64) {
+	for m, v := range values {
+		w.rows = append(w.rows, dhalion.Measurement{
+			Target: dhalion.InstanceTarget(job, component, instance), Worker: worker, Metric: m, Time: at(seconds), Value: v,
+		})
+	}
+}
+
+func (w *write) of(t dhalion.Target, seconds int, m dhalion.Metric, v float64) {
+	w.rows = append(w.rows, dhalion.Measurement{Target: t, Metric: m, Time: at(seconds), Value: v})
+}
+
+func (w *write) history(shuffle *rand.Rand) *segment.History {
+	rows := append([]dhalion.Measurement{}, w.rows...)
+	if shuffle != nil {
+		shuffle.Shuffle(len(rows), func(i, j int) { rows[i], rows[j] = rows[j], rows[i] })
+	}
+	builders := map[dhalion.TargetKind]*segment.Builder{}
+	for _, r := range rows {
+		b := builders[r.Target.Kind]
+		if b == nil {
+			b = segment.NewBuilder(job, r.Target.Kind)
+			builders[r.Target.Kind] = b
+		}
+		b.Add(r.Target, r.Worker, r.Time.UnixMicro(), r.Metric, r.Value)
+	}
+	h := &segment.History{Job: job, Tables: map[dhalion.TargetKind]*segment.Table{}, Topologies: w.topo}
+	for kind, b := range builders {
+		h.Tables[kind], _ = b.Build()
+	}
+	return h
+}
+
+// pipeline is source(1) -> work(2) -> sink(1): every source record becomes two
+// records of work, work takes 1 ms a record.
+func pipeline() dhalion.Topology {
+	return dhalion.Topology{
+		From: t0, By: dhalion.ChangeFirst,
+		Components: []dhalion.Component{{Name: "sink", Parallelism: 1}, {Name: "source", Parallelism: 1}, {Name: "work", Parallelism: 2}},
+		Edges:      []dhalion.Edge{{From: "source", To: "work"}, {From: "work", To: "sink"}},
+	}
+}
+
+// flows writes one poll of the pipeline: the source puts out `out` a second,
+// its lag is `lag`, and the two instances of work take 1 ms times slow.
+func (w *write) flows(seconds int, out, lag float64, slow [2]float64) {
+	w.instance(seconds, "source", 0, "w0", map[dhalion.Metric]float64{
+		dhalion.RecordsOut: out, dhalion.Lag: lag, dhalion.Busy: 0.1, dhalion.Backpressured: 0, dhalion.Idle: 0.9,
+	})
+	for i := range 2 {
+		busy := math.Min(1, out*0.001*slow[i])
+		w.instance(seconds, "work", i, fmt.Sprintf("w%d", i), map[dhalion.Metric]float64{
+			dhalion.RecordsIn: out, dhalion.RecordsOut: out, dhalion.Busy: busy, dhalion.Backpressured: 0, dhalion.Idle: 1 - busy,
+		})
+	}
+	w.instance(seconds, "sink", 0, "w0", map[dhalion.Metric]float64{
+		dhalion.RecordsIn: 2 * out, dhalion.Busy: 0.2, dhalion.Backpressured: 0, dhalion.Idle: 0.8,
+	})
+}
+
+func near(t *testing.T, what string, got, want float64) {
+	t.Helper()
+	if math.IsNaN(want) != math.IsNaN(got) || math.Abs(got-want) > 1e-9*math.Max(1, math.Abs(want)) {
+		t.Errorf("%s is %v, want %v", what, got, want)
+	}
+}
+
+func instance(c string, i int) dhalion.Target { return dhalion.InstanceTarget(job, c, i) }
+func component(c string) dhalion.Target       { return dhalion.ComponentTarget(job, c) }
+
+func TestAWindowExcludesItsStart(t *testing.T) {
+	w := &write{topo: []dhalion.Topology{pipeline()}}
+	// A value of 900 exactly at the start, 100 at the three polls after it.
+	for i, out := range []float64{900, 100, 100, 100} {
+		w.flows(5*i, out, 0, [2]float64{1, 1})
+	}
+	s := NewReader(w.history(nil), at(15), Options{Window: 15 * time.Second}).At(at(15))
+	near(t, "records in", s.Value(instance("work", 0), "records_in_per_second"), 100)
+	near(t, "max", s.Value(instance("work", 0), "max(records_in_per_second)"), 100)
+	if s.Polls != 3 || s.Span != 15*time.Second {
+		t.Errorf("%d polls over %v, want 3 over 15s", s.Polls, s.Span)
+	}
+}
+
+func TestAWindowStartsAfterTheOperatorsChangeAndNotAfterTheEngines(t *testing.T) {
+	moved, rescaled := pipeline(), pipeline()
+	moved.From, moved.By = at(30), dhalion.ChangeEngine
+	rescaled.From, rescaled.By = at(40), dhalion.ChangeOperator
+	for _, c := range []struct {
+		topo []dhalion.Topology
+		want time.Time
+	}{
+		{[]dhalion.Topology{pipeline(), moved}, at(0)},
+		{[]dhalion.Topology{pipeline(), moved, rescaled}, at(40)},
+	} {
+		w := &write{topo: c.topo}
+		for i := range 13 {
+			w.flows(5*i, 100, 0, [2]float64{1, 1})
+		}
+		s := NewReader(w.history(nil), at(60), Options{Window: time.Minute}).At(at(60))
+		if !s.Window.Start.Equal(c.want) {
+			t.Errorf("window starts at %v, want %v", s.Window.Start, c.want)
+		}
+	}
+}
+
+func TestOfferedLoadIsWhatIsPutOutAndTheGrowthOfTheLag(t *testing.T) {
+	w := &write{topo: []dhalion.Topology{pipeline()}}
+	// 60 s at 400/s, then 60 s in which 800/s are put out while the lag grows by
+	// 400/s: 1200/s are offered. Work has two records for each, 2400/s at 1 ms over
+	// two instances: 1.2 instances' worth each.
+	for s := 5; s <= 60; s += 5 {
+		w.flows(s, 400, 0, [2]float64{1, 1})
+	}
+	for s := 65; s <= 120; s += 5 {
+		w.flows(s, 800, 400*float64(s-60), [2]float64{1, 1})
+	}
+	s := NewReader(w.history(nil), at(120), Options{Window: 50 * time.Second}).At(at(120))
+	near(t, "offered at the source", s.Value(component("source"), "offered_load"), 1200)
+	near(t, "offered at work", s.Value(component("work"), "offered_load"), 2400)
+	near(t, "load ratio", s.Value(component("work"), "load_ratio"), 1.2)
+	near(t, "load over the past", s.Value(component("work"), "load_past_ratio"), nan)
+	near(t, "healthy time", s.Value(component("work"), "healthy_service_seconds"), 0.001)
+	near(t, "unread", s.Value(component("source"), "unread_growth"), 400.0/1200)
+}
+
+func TestASpikeShorterThanTheRecentPartIsInNoLoadRatio(t *testing.T) {
+	w := &write{topo: []dhalion.Topology{pipeline()}}
+	for s := 5; s <= 120; s += 5 {
+		out := 400.0
+		if s > 105 {
+			out = 900 // for 15 s
+		}
+		w.flows(s, out, 0, [2]float64{1, 1})
+	}
+	// The mean of the last minute is (9·400 + 3·900)/12 = 525/s, of the last 20 s
+	// (400 + 3·900)/4 = 775/s; the least of the last four polls is 400.
+	s := NewReader(w.history(nil), at(120), Options{Window: time.Minute}).At(at(120))
+	near(t, "load ratio", s.Value(component("work"), "load_ratio"), 0.525)
+	near(t, "peak", s.Value(component("work"), "load_ratio_peak"), 0.775)
+}
+
+func TestASlowInstanceStandsOutAgainstPeersAndPast(t *testing.T) {
+	w := &write{topo: []dhalion.Topology{pipeline()}}
+	for s := 5; s <= 180; s += 5 {
+		slow := [2]float64{1, 1}
+		if s > 90 {
+			slow[1] = 2
+		}
+		w.flows(s, 400, 0, slow)
+	}
+	s := NewReader(w.history(nil), at(180), Options{Window: time.Minute}).At(at(180))
+	near(t, "peer ratio", s.Value(instance("work", 1), "service_peer_ratio"), 2)
+	near(t, "past ratio", s.Value(instance("work", 1), "service_past_ratio"), 2)
+	near(t, "slow factor", s.Value(instance("work", 1), "slow_factor"), 2)
+	near(t, "slow factor of the peer", s.Value(instance("work", 0), "slow_factor"), 0.5)
+	// All its instances alike slower is no slow instance: work as a whole is not.
+	near(t, "the component's past ratio", s.Value(component("work"), "service_past_ratio"), 1)
+	near(t, "worker", s.Value(dhalion.WorkerTarget(job, "w1"), "slow_lowest"), 2)
+}
+
+func TestWhatWasNotMeasuredIsUnknownAndNotZero(t *testing.T) {
+	w := &write{topo: []dhalion.Topology{pipeline()}}
+	for i := range 13 {
+		w.instance(5*i, "work", 0, "w0", map[dhalion.Metric]float64{dhalion.Busy: 0.9})
+		w.instance(5*i, "work", 1, "w1", map[dhalion.Metric]float64{dhalion.Busy: 0.1})
+	}
+	s := NewReader(w.history(nil), at(60), Options{Window: time.Minute}).At(at(60))
+	for _, f := range []string{"records_in_per_second", "service_seconds", "slow_factor", "uneven_share", "busy_at_offered_load"} {
+		near(t, f, s.Value(instance("work", 0), f), nan)
+	}
+	near(t, "busy", s.Value(instance("work", 0), "busy_fraction"), 0.9)
+	near(t, "load ratio", s.Value(component("work"), "load_ratio"), nan)
+	near(t, "no such target", s.Value(instance("work", 7), "busy_fraction"), nan)
+	near(t, "no such feature", s.Value(instance("work", 0), "speed"), nan)
+}
+
+func TestOutagesLessThanTenSecondsApartAreOne(t *testing.T) {
+	w := &write{topo: []dhalion.Topology{pipeline()}}
+	// The counter rises at 100, 105 (5 s later: the same outage), 130, and falls to
+	// 0 at 200 because the watcher began anew; it rises again at 300.
+	for s := 0; s <= 330; s += 5 {
+		total := 0.0
+		switch {
+		case s >= 300:
+			total = 1
+		case s >= 200:
+			total = 0
+		case s >= 130:
+			total = 3
+		case s >= 105:
+			total = 2
+		case s >= 100:
+			total = 1
+		}
+		w.flows(s, 100, 0, [2]float64{1, 1})
+		w.of(dhalion.JobTarget(job), s, dhalion.Restarts, total)
+	}
+	s := NewReader(w.history(nil), at(330), Options{Window: time.Minute}).At(at(330))
+	near(t, "outages", s.Value(dhalion.JobTarget(job), "outages"), 3)
+	near(t, "in the window", s.Value(dhalion.JobTarget(job), "outages_in_window"), 1)
+}
+
+func TestTwoSourcesAreWeighedByTheirShareOfTheInflow(t *testing.T) {
+	// a(100/s, offered 100) and b(300/s, offered 600) flow into join: its inflow of
+	// 400/s would be 100 + 600 = 700/s if b kept up.
+	topo := dhalion.Topology{
+		From: t0, By: dhalion.ChangeFirst,
+		Components: []dhalion.Component{{Name: "a", Parallelism: 1}, {Name: "b", Parallelism: 1}, {Name: "join", Parallelism: 1}},
+		Edges:      []dhalion.Edge{{From: "a", To: "join"}, {From: "b", To: "join"}},
+	}
+	w := &write{topo: []dhalion.Topology{topo}}
+	for s := 5; s <= 60; s += 5 {
+		w.instance(s, "a", 0, "", map[dhalion.Metric]float64{dhalion.RecordsOut: 100, dhalion.OfferedRecords: 100, dhalion.Backpressured: 0})
+		w.instance(s, "b", 0, "", map[dhalion.Metric]float64{dhalion.RecordsOut: 300, dhalion.OfferedRecords: 600, dhalion.Backpressured: 0})
+		w.instance(s, "join", 0, "", map[dhalion.Metric]float64{dhalion.RecordsIn: 400, dhalion.Busy: 0.4})
+	}
+	s := NewReader(w.history(nil), at(60), Options{Window: time.Minute}).At(at(60))
+	near(t, "offered at the join", s.Value(component("join"), "offered_load"), 700)
+}
+
+func TestEqualHistoriesGiveEqualVectorsInAnyRowOrder(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		w := &write{topo: []dhalion.Topology{pipeline()}}
+		polls := rapid.IntRange(1, 30).Draw(rt, "polls")
+		for i := range polls {
+			w.flows(5*i, rapid.Float64Range(0, 2000).Draw(rt, "out"), rapid.Float64Range(0, 1e6).Draw(rt, "lag"),
+				[2]float64{rapid.Float64Range(0, 3).Draw(rt, "slow 0"), rapid.Float64Range(0, 3).Draw(rt, "slow 1")})
+		}
+		moment := at(5 * polls)
+		opt := Options{Window: time.Minute}
+		a := NewReader(w.history(nil), moment, opt).At(moment)
+		b := NewReader(w.history(rand.New(rand.NewPCG(1, uint64(polls)))), moment, opt).At(moment)
+		if fmt.Sprint(a.Vectors) != fmt.Sprint(b.Vectors) {
+			rt.Fatal("the vectors differ")
+		}
+		for _, v := range a.Vectors {
+			if v.Schema != SchemaOf(v.Target.Kind).Digest || len(v.Values) != len(SchemaOf(v.Target.Kind).Names) {
+				rt.Fatalf("vector of %s does not fit its schema", v.Target)
+			}
+			for i, x := range v.Values {
+				if math.IsInf(x, 0) {
+					rt.Fatalf("%s of %s is infinite", SchemaOf(v.Target.Kind).Names[i], v.Target)
+				}
+			}
+		}
+	})
+}
+
+func TestDerivedFeaturesAreSortedAndDescribed(t *testing.T) {
+	seen := map[string]bool{}
+	for _, d := range DerivedFeatures {
+		key := string(d.Kind) + " " + d.Name
+		if seen[key] || d.Help == "" || d.Unit == "" {
+			t.Errorf("%s: twice, or without help or unit", key)
+		}
+		seen[key] = true
+		if !Known(d.Kind, d.Name) {
+			t.Errorf("%s is in no schema", key)
+		}
+	}
+}

@@ -1,0 +1,392 @@
+package features
+
+import (
+	"math"
+
+	dhalion "github.com/dhalion-go/dhalion"
+)
+
+// offeredLoad works out, for every component, how many records per second would
+// arrive there if everything above it kept up.
+//
+// A source's offered load is its arrival rate: what it puts out plus the growth
+// of its lag. Downstream, a component's records in are stretched by the ratio of
+// offered to put out of the sources that its records come from, each weighed by
+// its share of the inflow. Over the graph the stretch is a weighted mean, so no
+// selectivity needs to be known; where a source is shut off altogether, the past
+// says how many records a source record becomes.
+func (r *Reader) offeredLoad(topology dhalion.Topology, states map[string]*componentState, order []string, start, recent, end int64) {
+	type flowOf struct {
+		out             float64 // put out over the window
+		offered, lately float64
+		polls           []float64 // offered, poll by poll, lately
+		past            bool      // out is from the past
+	}
+	sources := map[string]flowOf{}
+	for _, name := range order {
+		c := states[name]
+		c.in, c.out = c.total(dhalion.RecordsIn), c.total(dhalion.RecordsOut)
+		if !c.source {
+			continue
+		}
+		f := flowOf{out: c.out}
+		f.offered, f.lately, f.polls = c.arrivals()
+		if past := r.past.outflow[name]; known(past) && past > 0 && !(f.out > 0.01*past) {
+			f.out, f.past = past, true
+		}
+		c.weights[name] = 1
+		c.offered, c.offeredRecent, c.offeredPolls = f.offered, f.lately, f.polls
+		sources[name] = f
+	}
+	for _, name := range order {
+		c := states[name]
+		if c.source {
+			continue
+		}
+		total := 0.0
+		for _, up := range topology.Upstream(name) {
+			share := states[up].out
+			if !(share > 0) {
+				share = orElse(r.past.outflow[up], 0)
+			}
+			for _, source := range sortedKeys(states[up].weights) {
+				c.weights[source] += states[up].weights[source] * share
+			}
+			total += share
+		}
+		for source := range c.weights {
+			c.weights[source] /= math.Max(total, 1e-9)
+		}
+		in := c.in
+		stretch := func(value func(flowOf) float64) float64 {
+			sum, any := 0.0, false
+			for _, source := range sortedKeys(c.weights) {
+				f := sources[source]
+				v := ratio(value(f), f.out, 0)
+				if !known(v) {
+					return nan
+				}
+				sum += c.weights[source] * v
+				any = true
+			}
+			if !any {
+				return nan
+			}
+			return sum
+		}
+		for _, source := range sortedKeys(c.weights) {
+			if sources[source].past && known(r.past.inflow[name]) {
+				in = r.past.inflow[name]
+			}
+		}
+		c.offered = in * stretch(func(f flowOf) float64 { return f.offered })
+		c.offeredRecent = in * stretch(func(f flowOf) float64 { return f.lately })
+		n := -1
+		for source := range c.weights {
+			if k := len(sources[source].polls); n < 0 || k < n {
+				n = k
+			}
+		}
+		for k := range max(n, 0) {
+			c.offeredPolls = append(c.offeredPolls, in*stretch(func(f flowOf) float64 { return f.polls[len(f.polls)-n+k] }))
+		}
+	}
+	for _, name := range order {
+		c := states[name]
+		if !known(c.offered) {
+			// Nothing says how much waits: what is taken in is the least it can be.
+			c.offered = c.in
+		}
+		if !known(c.offeredRecent) {
+			c.offeredRecent = c.offered
+		}
+	}
+}
+
+// total is the sum of the instances' means of a rate; where some instances have
+// none, the others speak for them.
+func (c *componentState) total(m dhalion.Metric) float64 {
+	sum, n := 0.0, 0
+	for _, i := range c.instances {
+		if v := i.row.get(string(m)); known(v) {
+			sum += v
+			n++
+		}
+	}
+	if n == 0 {
+		return c.wholeMean(m)
+	}
+	return sum * float64(c.spec.Parallelism) / float64(n)
+}
+
+// wholeMean is the mean of a metric that was measured for the component as one.
+func (c *componentState) wholeMean(m dhalion.Metric) float64 {
+	if c.whole == nil {
+		return nan
+	}
+	return mean(c.whole.col(m, c.wlo, c.whi))
+}
+
+// offeredOf is a source instance's arrival rate, row by row: as the adapter
+// derived it, else what it put out plus the growth of its lag over the rows.
+func (i *instanceState) offeredOf() []float64 {
+	if offered := i.series.col(dhalion.OfferedRecords, i.lo, i.hi); known(mean(offered)) {
+		return offered
+	}
+	// The row before the window is where the first row's interval began.
+	before := min(1, i.lo)
+	out, lag := i.series.col(dhalion.RecordsOut, i.lo-before, i.hi), i.series.col(dhalion.Lag, i.lo-before, i.hi)
+	if out == nil || lag == nil {
+		return nil
+	}
+	rows := make([]float64, i.hi-i.lo)
+	for k := range rows {
+		rows[k] = nan
+		if at := k + before; at > 0 {
+			seconds := float64(i.series.times[i.lo+k]-i.series.times[i.lo+k-1]) / 1e6
+			if v := out[at] + (lag[at]-lag[at-1])/seconds; known(v) {
+				rows[k] = math.Max(0, v)
+			}
+		}
+	}
+	return rows
+}
+
+// arrivals is a source's offered load: the mean over the window, lately, and
+// poll by poll lately. The rows of its instances are added where they carry one
+// time; where they do not, only the means are known.
+func (c *componentState) arrivals() (window, lately float64, polls []float64) {
+	window, lately = 0, 0
+	byTime := map[int64][]float64{}
+	for _, i := range c.instances {
+		rows := i.offeredOf()
+		if rows == nil || !known(mean(rows)) {
+			return nan, nan, nil
+		}
+		part := rows[i.mid-i.lo:]
+		window += mean(rows)
+		lately += orElse(mean(part), mean(rows))
+		for k, v := range part {
+			if known(v) {
+				at := i.series.times[i.mid+k]
+				byTime[at] = append(byTime[at], v)
+			}
+		}
+	}
+	if len(c.instances) == 0 {
+		offered := c.wholeMean(dhalion.OfferedRecords)
+		return offered, offered, nil
+	}
+	missing := float64(c.spec.Parallelism) / float64(len(c.instances))
+	for _, at := range sortedKeys(byTime) {
+		if values := byTime[at]; len(values) == len(c.instances) {
+			polls = append(polls, mean(values)*float64(len(values))*missing)
+		}
+	}
+	return window * missing, lately * missing, polls
+}
+
+// healthyService is the component's time per record when nothing is wrong: its
+// past, or the present median where that is less; without a past, the quicker
+// quarter of the instances.
+func (c *componentState) healthyService(past float64) float64 {
+	var now []float64
+	for _, i := range c.instances {
+		now = append(now, i.service)
+	}
+	if len(now) == 0 {
+		return ratio(c.wholeMean(dhalion.Busy)*float64(c.spec.Parallelism), c.in, 0)
+	}
+	if known(past) {
+		return least(past, median(now))
+	}
+	return quantile(now, 0.25)
+}
+
+// loadRatios are instances needed over instances there are at full utilisation.
+// sustained is what the load has asked for at every poll lately, or on average
+// both lately and over the window, whichever is more: a spike shorter than the
+// recent part is in neither. peak is the greater of window and recent part.
+func (c *componentState) loadRatios() (sustained, peak float64) {
+	if c.source || !known(c.healthy) {
+		return nan, nan
+	}
+	perLoad := c.healthy / float64(c.spec.Parallelism)
+	floor := nan
+	// One or two polls do not show that a load stays.
+	if len(c.offeredPolls) >= 3 {
+		floor = least(c.offeredPolls...)
+	}
+	return most(floor, both(c.offered, c.offeredRecent)) * perLoad, most(c.offered, c.offeredRecent) * perLoad
+}
+
+// componentRows fills in the components' features and what instances need of
+// their component.
+func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*componentState, order []string, start, end int64) {
+	for _, name := range order {
+		c := states[name]
+		past := nan
+		if v, ok := r.past.component[name]; ok {
+			past = v
+		}
+		c.healthy = c.healthyService(past)
+		for _, m := range flow {
+			aggregateMetric(c, m)
+		}
+	}
+	for _, name := range order {
+		c := states[name]
+		c.row.set("instances", float64(c.spec.Parallelism))
+		c.row.set("is_source", flag(c.source))
+		c.row.set("is_external", flag(r.external(topology, states, name)))
+		c.row.set("offered_load", c.offered)
+		c.row.set("healthy_service_seconds", c.healthy)
+		sustained, peak := c.loadRatios()
+		c.row.set("load_ratio", sustained)
+		c.row.set("load_ratio_peak", peak)
+		pastOffered, nowOffered := 0.0, 0.0
+		for _, source := range sortedKeys(c.weights) {
+			pastOffered += c.weights[source] * orElse(r.past.offered[source], nan)
+			nowOffered += c.weights[source] * states[source].offered
+		}
+		c.row.set("load_past_ratio", ratio(nowOffered, pastOffered, 0))
+		for _, m := range flow {
+			near := func(names []string, pick func(...float64) float64) float64 {
+				v := nan
+				for _, other := range names {
+					v = pick(v, states[other].row.get(string(m)))
+				}
+				return v
+			}
+			c.row.set(call("upstream", m), near(topology.Upstream(name), most))
+			c.row.set(call("downstream", m), near(topology.Downstream(name), most))
+		}
+		above, own := c.row.get(call("upstream", dhalion.Backpressured)), c.row.get(string(dhalion.Backpressured))
+		if known(above) && known(own) {
+			c.row.set("bottleneck", math.Max(0, above-own))
+		}
+		if c.source {
+			r.unread(c)
+		}
+		for _, i := range c.instances {
+			if !c.source && known(c.healthy) {
+				offered := most(both(c.offered, c.offeredRecent), least(c.offeredPolls...))
+				share := orElse(i.row.get("uneven_share"), 1)
+				i.row.set("busy_at_offered_load", offered/float64(c.spec.Parallelism)*share*c.healthy)
+			}
+		}
+		if s := r.aggregate[name]; s != nil {
+			n, inside := outages(s, end, start)
+			c.row.set("outages", n)
+			c.row.set("outages_in_window", inside)
+		}
+	}
+}
+
+// external: marked so in topology or policy, or nothing to speak of leaves it
+// for another component, as for a sink or a writer in front of a committer.
+func (r *Reader) external(topology dhalion.Topology, states map[string]*componentState, name string) bool {
+	c := states[name]
+	if c.spec.External || r.opt.External[name] {
+		return true
+	}
+	if c.source {
+		return false
+	}
+	below := 0.0
+	for _, down := range topology.Downstream(name) {
+		in := states[down].in
+		if !known(in) {
+			return false
+		}
+		below += in
+	}
+	return len(topology.Edges) > 0 && below < 0.001*c.in || topology.IsSink(name)
+}
+
+func aggregateMetric(c *componentState, m dhalion.Metric) {
+	combine := func(values []float64) float64 {
+		v := mean(values)
+		if summed[m] {
+			return v * float64(c.spec.Parallelism)
+		}
+		return v
+	}
+	collect := func(feature string) []float64 {
+		out := make([]float64, 0, len(c.instances))
+		for _, i := range c.instances {
+			out = append(out, i.row.get(feature))
+		}
+		return out
+	}
+	level := collect(string(m))
+	if !known(mean(level)) {
+		c.wholeMetric(m)
+		return
+	}
+	c.row.set(string(m), combine(level))
+	c.row.set(call("trend", m), combine(collect(call("trend", m))))
+	c.row.set(call("recent", m), combine(collect(call("recent", m))))
+	past := combine(collect(call("past", m)))
+	c.row.set(call("past", m), past)
+	c.row.set(call("past_ratio", m), ratio(c.row.get(string(m)), past, 0))
+	c.row.set(call("most", m), most(level...))
+	c.row.set(call("least", m), least(level...))
+}
+
+// wholeMetric is for components that were measured as a whole only.
+func (c *componentState) wholeMetric(m dhalion.Metric) {
+	if v := c.wholeMean(m); known(v) {
+		c.row.set(string(m), v)
+		c.row.set(call("trend", m), slope(c.whole.times[c.wlo:c.whi], c.whole.col(m, c.wlo, c.whi)))
+	}
+}
+
+// unread is what a source leaves lying while nothing downstream holds it up:
+// only instances that are hardly backpressured count.
+func (r *Reader) unread(c *componentState) {
+	var left, arriving, leftRecent, arrivingRecent, lag float64
+	for _, i := range c.instances {
+		offered := i.offeredOf()
+		if offered == nil {
+			return
+		}
+		all := orElse(mean(offered), nan)
+		lately := orElse(mean(offered[i.mid-i.lo:]), all)
+		arriving += all
+		arrivingRecent += lately
+		lag += orElse(i.row.get(string(dhalion.Lag)), 0)
+		pressed := i.row.get(string(dhalion.Backpressured))
+		if known(pressed) && pressed > 0.2 {
+			continue
+		}
+		left += math.Max(0, all-i.row.get(string(dhalion.RecordsOut)))
+		leftRecent += math.Max(0, lately-orElse(i.row.get(call("recent", dhalion.RecordsOut)), i.row.get(string(dhalion.RecordsOut))))
+	}
+	c.row.set("unread_growth", both(ratio(left, arriving, 0), ratio(leftRecent, arrivingRecent, 0)))
+	c.row.set("unread_seconds", ratio(lag, arriving, 0))
+}
+
+func (r *Reader) loadOf(c *componentState) Load {
+	hot := nan
+	for _, i := range c.instances {
+		hot = most(hot, i.row.get("uneven_share"))
+	}
+	lo, hi := nan, nan
+	if v, ok := r.past.low[c.spec.Name]; ok {
+		lo, hi = v, r.past.high[c.spec.Name]
+	}
+	return Load{
+		Component: c.spec.Name, Offered: most(both(c.offered, c.offeredRecent), leastOfPolls(c)),
+		Service: c.healthy, ServiceLow: least(lo, c.healthy), ServiceTop: most(hi, c.healthy),
+		Busy: c.row.get(string(dhalion.Busy)), Lag: c.row.get(string(dhalion.Lag)), HotShare: hot,
+		Source: c.source, Sink: c.sink, External: c.row.get("is_external") == 1,
+	}
+}
+
+func leastOfPolls(c *componentState) float64 {
+	if len(c.offeredPolls) < 3 {
+		return nan
+	}
+	return least(c.offeredPolls...)
+}

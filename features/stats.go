@@ -1,0 +1,143 @@
+package features
+
+import (
+	"math"
+	"slices"
+)
+
+var nan = math.NaN()
+
+func known(v float64) bool { return !math.IsNaN(v) }
+
+// mean of the known values; NaN when there are none.
+func mean(values []float64) float64 {
+	sum, n := 0.0, 0
+	for _, v := range values {
+		if known(v) {
+			sum += v
+			n++
+		}
+	}
+	if n == 0 {
+		return nan
+	}
+	return sum / float64(n)
+}
+
+// knownSorted returns the known values in ascending order, in a slice of its own.
+func knownSorted(values []float64) []float64 {
+	out := make([]float64, 0, len(values))
+	for _, v := range values {
+		if known(v) {
+			out = append(out, v)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// quantileSorted interpolates linearly between order statistics (Hyndman and
+// Fan's type 7); NaN for none.
+func quantileSorted(sorted []float64, q float64) float64 {
+	if len(sorted) == 0 {
+		return nan
+	}
+	pos := q * float64(len(sorted)-1)
+	i := int(math.Floor(pos))
+	if i+1 >= len(sorted) {
+		return sorted[len(sorted)-1]
+	}
+	return sorted[i] + (pos-float64(i))*(sorted[i+1]-sorted[i])
+}
+
+func quantile(values []float64, q float64) float64 { return quantileSorted(knownSorted(values), q) }
+
+func median(values []float64) float64 { return quantile(values, 0.5) }
+
+// deviation is the sample standard deviation; NaN below two values.
+func deviation(values []float64) float64 {
+	m, n, sum := mean(values), 0, 0.0
+	for _, v := range values {
+		if known(v) {
+			sum += (v - m) * (v - m)
+			n++
+		}
+	}
+	if n < 2 {
+		return nan
+	}
+	return math.Sqrt(sum / float64(n-1))
+}
+
+// slope is the least-squares slope of values over times in µs, per second; NaN
+// below three values, since a line through two points says nothing about noise.
+func slope(times []int64, values []float64) float64 {
+	var n, st, sv float64
+	for i, v := range values {
+		if known(v) {
+			n++
+			st += float64(times[i]-times[0]) / 1e6
+			sv += v
+		}
+	}
+	if n < 3 {
+		return nan
+	}
+	mt, mv := st/n, sv/n
+	var num, den float64
+	for i, v := range values {
+		if known(v) {
+			dt := float64(times[i]-times[0])/1e6 - mt
+			num += dt * (v - mv)
+			den += dt * dt
+		}
+	}
+	if den == 0 {
+		return nan
+	}
+	return num / den
+}
+
+// ratio is a/b, unknown where b is not above floor.
+func ratio(a, b, floor float64) float64 {
+	if !known(a) || !known(b) || b <= floor {
+		return nan
+	}
+	return a / b
+}
+
+// least and most of the known values.
+func least(values ...float64) float64 {
+	out := nan
+	for _, v := range values {
+		if known(v) && !(v >= out) {
+			out = v
+		}
+	}
+	return out
+}
+
+func most(values ...float64) float64 {
+	out := nan
+	for _, v := range values {
+		if known(v) && !(v <= out) {
+			out = v
+		}
+	}
+	return out
+}
+
+// both is the smaller of two, unknown when either is.
+func both(a, b float64) float64 {
+	if !known(a) || !known(b) {
+		return nan
+	}
+	return math.Min(a, b)
+}
+
+func flag(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,222 @@
+package features
+
+import (
+	"math"
+
+	dhalion "github.com/dhalion-go/dhalion"
+)
+
+// workerRows is a row per worker that hosts instances or was measured.
+func (r *Reader) workerRows(states map[string]*componentState, order []string, start, recent, end int64) map[string]row {
+	rows := map[string]row{}
+	rowOf := func(name string) row {
+		if _, ok := rows[name]; !ok {
+			rows[name] = newRow(dhalion.KindWorker)
+		}
+		return rows[name]
+	}
+	slow := map[string][]float64{}
+	for _, name := range order {
+		for _, i := range states[name].instances {
+			if i.worker == "" {
+				continue
+			}
+			rowOf(i.worker)
+			if i.busy >= loadedBusy && known(i.slow) {
+				slow[i.worker] = append(slow[i.worker], i.slow)
+			}
+		}
+	}
+	for name, s := range r.workers {
+		lo, hi := s.rows(start, end)
+		if hi == lo {
+			continue
+		}
+		row := rowOf(name)
+		mid, _ := s.rows(recent, end)
+		times := s.times[lo:hi]
+		level := r.past.level[s.target]
+		for _, m := range workerMetrics {
+			values := s.col(m, lo, hi)
+			if values == nil {
+				continue
+			}
+			setStats(row, m, times, values, values[min(mid, hi)-lo:])
+			if v, ok := level[m]; ok {
+				row.set(call("past", m), v)
+				row.set(call("past_ratio", m), ratio(row.get(string(m)), v, 0))
+			}
+		}
+		if !known(row.get(string(dhalion.HeapAfterGC))) {
+			row.set(string(dhalion.HeapAfterGC), heapFloor(s, lo, hi))
+		}
+		row.set("gc_lowest", row.get(call("min", dhalion.GC)))
+		n, inside := outages(s, end, start)
+		row.set("outages", n)
+		row.set("outages_in_window", inside)
+	}
+	for name, row := range rows {
+		factors := knownSorted(slow[name])
+		row.set("loaded_instances", float64(len(factors)))
+		if len(factors) > 0 {
+			row.set("slow_factor", quantileSorted(factors, 0.5))
+			row.set("slow_lowest", factors[0])
+			row.set("slow_agreement", factors[0]/factors[len(factors)-1])
+		}
+	}
+	return rows
+}
+
+// heapFloor is the window's minimum of used over maximum: what is left after a
+// collection, where the engine gives no such number. It needs three values, or
+// one poll just before a collection would look like a full heap.
+func heapFloor(s *series, lo, hi int) float64 {
+	used, limit := s.col(dhalion.HeapUsed, lo, hi), s.col(dhalion.HeapMax, lo, hi)
+	if used == nil || limit == nil {
+		return nan
+	}
+	var shares []float64
+	for i := range used {
+		shares = append(shares, ratio(used[i], limit[i], 0))
+	}
+	if len(knownSorted(shares)) < 3 {
+		return nan
+	}
+	return least(shares...)
+}
+
+// outages counts the rises of restarts_total in the 10 min up to end, and those
+// after start. Rises at polls less than outageGap apart are one outage; a
+// counter that falls began anew.
+func outages(s *series, end, start int64) (count, inside float64) {
+	total := s.cols[dhalion.Restarts]
+	if total == nil {
+		return nan, nan
+	}
+	_, hi := s.rows(0, end)
+	last := nan
+	lastOutage := int64(math.MinInt64 / 2)
+	seen := false
+	for i := 0; i < hi; i++ {
+		if !known(total[i]) {
+			continue
+		}
+		seen = true
+		rose := 0.0
+		if known(last) && total[i] > last {
+			rose = total[i] - last
+		}
+		last = total[i]
+		at := s.times[i]
+		if rose == 0 {
+			continue
+		}
+		joined := at-lastOutage < outageGap.Microseconds()
+		lastOutage = at
+		if joined {
+			rose--
+		}
+		if rose <= 0 || at <= end-outageSpan.Microseconds() {
+			continue
+		}
+		count += rose
+		if at > start {
+			inside += rose
+		}
+	}
+	if !seen {
+		return nan, nan
+	}
+	return count, inside
+}
+
+func (r *Reader) jobRow(snap *Snapshot, states map[string]*componentState, order []string, start, recent, end int64) row {
+	row := newRow(dhalion.KindJob)
+	row.set("polls", float64(snap.Polls))
+	load, peak, smallest := nan, nan, nan
+	lag, draining, arriving := nan, nan, nan
+	for _, name := range order {
+		c := states[name]
+		if !c.source {
+			load = most(load, c.row.get("load_ratio"))
+			peak = most(peak, c.row.get("load_ratio_peak"))
+			smallest = least(smallest, float64(c.spec.Parallelism))
+			if !known(c.row.get("load_ratio_peak")) {
+				peak = math.Inf(1) // one that cannot be judged: not all can be said to be too many
+			}
+			continue
+		}
+		for _, i := range c.instances {
+			values := i.series.col(dhalion.Lag, i.mid, i.hi)
+			if len(knownSorted(values)) == 0 {
+				continue
+			}
+			lag = orElse(lag, 0) + values[len(values)-1]
+			if s := slope(i.series.times[i.mid:i.hi], values); known(s) {
+				draining = orElse(draining, 0) - s
+			}
+		}
+		if known(c.offeredRecent) {
+			arriving = orElse(arriving, 0) + c.offeredRecent
+		}
+	}
+	if math.IsInf(peak, 1) {
+		peak = nan
+	}
+	row.set("load_ratio", load)
+	row.set("load_ratio_peak", peak)
+	row.set("smallest_parallelism", smallest)
+	row.set("backlog_seconds", ratio(lag, arriving, 0))
+	for _, name := range order {
+		states[name].row.set("backlog_seconds", row.get("backlog_seconds"))
+	}
+	if draining > 0 {
+		row.set("drain_seconds", lag/draining)
+	}
+	s := r.job
+	if s == nil {
+		return row
+	}
+	lo, hi := s.rows(start, end)
+	mid, _ := s.rows(recent, end)
+	for _, m := range jobMetrics {
+		if values := s.col(m, lo, hi); len(values) > 0 {
+			setStats(row, m, s.times[lo:hi], values, values[min(mid, hi)-lo:])
+		}
+	}
+	row.set("checkpoint_overrun", ratio(lastKnown(s, dhalion.CheckpointSeconds, hi), lastKnown(s, dhalion.CheckpointInterval, hi), 0))
+	n, inside := outages(s, end, start)
+	row.set("outages", n)
+	row.set("outages_in_window", inside)
+	row.set("down_seconds", downSeconds(s, hi, end))
+	return row
+}
+
+func lastKnown(s *series, m dhalion.Metric, hi int) float64 {
+	values := s.col(m, 0, hi)
+	for i := len(values) - 1; i >= 0; i-- {
+		if known(values[i]) {
+			return values[i]
+		}
+	}
+	return nan
+}
+
+// downSeconds is how long before end the job was last seen running.
+func downSeconds(s *series, hi int, end int64) float64 {
+	running := s.col(dhalion.Running, 0, hi)
+	if len(knownSorted(running)) == 0 {
+		return nan
+	}
+	down := nan
+	for i := len(running) - 1; i >= 0; i-- {
+		if !known(running[i]) {
+			continue
+		}
+		if running[i] > 0 {
+			break
+		}
+		down = float64(end-s.times[i]) / 1e6
+	}
+	return orElse(down, 0)
+}
