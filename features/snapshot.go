@@ -354,7 +354,7 @@ func compareInstances(states map[string]*componentState, order []string, p pasts
 			}
 		}
 		common := math.Max(1, orElse(median(others), 1))
-		var least_ []float64
+		var alike []float64
 		for _, i := range c.instances {
 			own, peer := i.row.get("service_past_ratio"), i.row.get("service_peer_ratio")
 			switch {
@@ -368,11 +368,9 @@ func compareInstances(states map[string]*componentState, order []string, p pasts
 				i.slow = own / common
 			}
 			i.row.set("slow_factor", i.slow)
-			if i.busy >= loadedBusy {
-				least_ = append(least_, own)
-			}
+			alike = append(alike, own)
 		}
-		c.row.set("service_past_ratio", least(least_...)/common)
+		c.row.set("service_past_ratio", least(alike...)/common)
 		var now []float64
 		for _, i := range c.instances {
 			now = append(now, i.service)

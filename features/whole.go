@@ -151,10 +151,8 @@ func (r *Reader) jobRow(snap *Snapshot, states map[string]*componentState, order
 			if len(knownSorted(values)) == 0 {
 				continue
 			}
-			lag = orElse(lag, 0) + values[len(values)-1]
-			if s := slope(i.series.times[i.mid:i.hi], values); known(s) {
-				draining = orElse(draining, 0) - s
-			}
+			lag = orElse(lag, 0) + orElse(values[len(values)-1], 0)
+			draining = orElse(draining, 0) + drainRate(i.series.times[i.mid:i.hi], values)
 		}
 		if known(c.offeredRecent) {
 			arriving = orElse(arriving, 0) + c.offeredRecent
@@ -190,6 +188,23 @@ func (r *Reader) jobRow(snap *Snapshot, states map[string]*componentState, order
 	row.set("outages_in_window", inside)
 	row.set("down_seconds", downSeconds(s, hi, end))
 	return row
+}
+
+// drainRate is how fast a lag has fallen since it was last at its greatest, per
+// second; 0 when it is not falling. A slope over all rows would still rise while
+// a spike that has just ended is being worked off.
+func drainRate(times []int64, lag []float64) float64 {
+	top := -1
+	for k, v := range lag {
+		if known(v) && (top < 0 || v >= lag[top]) {
+			top = k
+		}
+	}
+	end := len(lag) - 1
+	if top < 0 || top == end || !known(lag[end]) {
+		return 0
+	}
+	return (lag[top] - lag[end]) / (float64(times[end]-times[top]) / 1e6)
 }
 
 func lastKnown(s *series, m dhalion.Metric, hi int) float64 {

@@ -39,6 +39,7 @@ type Series struct {
 	points   []point
 	runs     []run
 	unsorted bool
+	expect   int // points that are likely to come
 }
 
 type point struct {
@@ -109,6 +110,9 @@ func (s *Series) Add(worker int32, atMicros int64, v float64) {
 	if r := len(s.runs); r == 0 && worker != 0 || r > 0 && s.runs[r-1].worker != worker {
 		s.runs = append(s.runs, run{n, worker})
 	}
+	if s.points == nil && s.expect > 0 {
+		s.points = make([]point, 0, s.expect)
+	}
 	// Adding zero turns -0 into 0, which is the same number in other bytes.
 	s.points = append(s.points, point{atMicros, v + 0})
 	s.builder.values++
@@ -116,17 +120,6 @@ func (s *Series) Add(worker int32, atMicros int64, v float64) {
 
 // Len is the number of values since the last Build or Flush, duplicates included.
 func (b *Builder) Len() int { return b.values }
-
-// Cap is the number of values that the builder has room for.
-func (b *Builder) Cap() int {
-	n := 0
-	for _, rows := range b.targets {
-		for _, s := range rows.series {
-			n += cap(s.points)
-		}
-	}
-	return n
-}
 
 // Build makes one table of what has come and empties the builder. Of several
 // values for one (target, metric, time) the greatest is kept; conflicts counts
@@ -136,7 +129,7 @@ func (b *Builder) Build() (t *Table, conflicts int) {
 	b.prepare()
 	t = b.table(cut{math.MinInt64, math.MaxInt64})
 	conflicts = b.conflicts
-	b.Reset(true)
+	b.empty()
 	return t, conflicts
 }
 
@@ -167,23 +160,30 @@ func (b *Builder) Flush(emit func(*Table) error) (duplicates, conflicts int, err
 		}
 	}
 	duplicates, conflicts = b.duplicates, b.conflicts
-	b.Reset(true)
+	b.empty()
 	return duplicates, conflicts, nil
 }
 
-// Reset drops what has come. With keep the memory stays for what comes next.
-func (b *Builder) Reset(keep bool) {
+// empty drops what has come. Each series remembers how much that was, so that it
+// makes room for the next as much at once: a history goes on as it began.
+func (b *Builder) empty() {
 	for _, rows := range b.targets {
 		for _, s := range rows.series {
-			if keep {
-				s.points, s.runs = s.points[:0], s.runs[:0]
-			} else {
-				s.points, s.runs = nil, nil
-			}
-			s.unsorted = false
+			s.expect = len(s.points)
+			s.points, s.runs, s.unsorted = nil, nil, false
 		}
 	}
 	b.values, b.duplicates, b.conflicts = 0, 0, 0
+}
+
+// Forget drops what Build and Flush left of how much to expect, in memory that
+// several builders share.
+func (b *Builder) Forget() {
+	for _, rows := range b.targets {
+		for _, s := range rows.series {
+			s.expect = 0
+		}
+	}
 }
 
 // prepare sorts every series and settles several values for one time.

@@ -1,0 +1,61 @@
+# `make help` lists what there is.
+SHELL       := /bin/bash
+.DEFAULT_GOAL := help
+export CGO_ENABLED ?= 0
+
+GO          ?= go
+CACHE       := .cache
+BIN         := bin/dhalion
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.6.1
+PACKAGES    := ./...
+FUZZTIME    ?= 1m
+DEMO_HOME   ?= $(shell echo $${TMPDIR:-/tmp})/dhalion-demo
+
+.PHONY: help build check fmt vet staticcheck cross test fuzz bench demo score clean
+
+help: ## say what each target does
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/dhalion
+	$(GO) build -trimpath -o $(BIN) ./cmd/dhalion
+
+check: fmt vet staticcheck cross ## gofmt, vet, staticcheck, cross-builds for linux/arm64 and darwin/arm64
+
+fmt:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt: run gofmt -w on:"; echo "$$out"; exit 1; fi
+
+vet:
+	$(GO) vet $(PACKAGES)
+
+staticcheck:
+	$(GO) run $(STATICCHECK) $(PACKAGES)
+
+cross:
+	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/dhalion
+	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/dhalion
+
+test: ## every test, with the race detector where there is a C compiler, on a real PostgreSQL
+	@if command -v $${CC:-cc} >/dev/null; then \
+	  echo "go test -race"; CGO_ENABLED=1 $(GO) test -race -timeout 20m $(PACKAGES); \
+	else \
+	  echo "go test (no C compiler: without the race detector)"; $(GO) test -timeout 20m $(PACKAGES); \
+	fi
+
+fuzz: ## every fuzz target for FUZZTIME (1m)
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; \
+	done
+
+bench: ## benchmarks; absolute times are printed, nothing is asserted on them
+	$(GO) test -run '^$$' -bench . -benchmem $(PACKAGES)
+
+demo: build ## two recorded incidents of one job: from history to two plans
+	@DEMO_HOME=$(DEMO_HOME) scripts/demo $(BIN)
+
+score: build ## diagnose labelled recordings in RECORDINGS=DIR and print the score
+	$(GO) run ./scripts/score -binary $(BIN) -recordings $(RECORDINGS)
+
+clean: ## remove what was built; the module cache stays
+	rm -rf bin dist $(CACHE)

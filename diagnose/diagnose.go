@@ -1,0 +1,306 @@
+// Package diagnose says which causes hold where, and how sure that is.
+//
+// A policy's rules speak in evidence, log-odds for or against a cause at a
+// target. The sum of a cause's prior and the evidence gives a probability by the
+// logistic function; then what one diagnosis explains of another is taken away
+// (explain.go). A cause whose features are unknown is not judged: it is reported
+// as unknown and never as absent.
+package diagnose
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	dhalion "github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/detect"
+	"github.com/dhalion-go/dhalion/features"
+	"github.com/dhalion-go/dhalion/ingest/segment"
+	"github.com/dhalion-go/dhalion/plan/policy"
+)
+
+// Listed is the probability from which a pair is reported.
+const Listed = 0.05
+
+// Result is what is wrong with a job at one time. Diagnoses are sorted by
+// falling probability, then target, then cause.
+type Result struct {
+	Job       dhalion.JobID
+	At        time.Time
+	Window    dhalion.Window
+	Symptoms  []dhalion.Symptom
+	Diagnoses []dhalion.Diagnosis
+	Unknown   []dhalion.Unknown
+	// Snapshot is what the diagnoses were drawn from.
+	Snapshot *features.Snapshot
+}
+
+// Findings is the part of a result that a plan carries.
+func (r *Result) Findings() dhalion.Findings {
+	return dhalion.Findings{Symptoms: r.Symptoms, Diagnoses: r.Diagnoses, Unknown: r.Unknown}
+}
+
+// FeatureOptions is how a policy asks for its features.
+func FeatureOptions(p *policy.Policy) features.Options {
+	external := map[string]bool{}
+	for name, c := range p.Components {
+		external[name] = c.External
+	}
+	return features.Options{Window: p.Window, External: external}
+}
+
+// Evaluate diagnoses a job at one time from its history, which should reach back
+// as far as the policy's lookback. With too little data it abstains: no
+// diagnoses, and Unknown says what is missing.
+func Evaluate(h *segment.History, at time.Time, p *policy.Policy) (*Result, error) {
+	r := features.NewReader(h, at, FeatureOptions(p))
+	snap := r.At(at)
+	result := &Result{
+		Job: h.Job, At: at, Window: snap.Window, Snapshot: snap,
+		Symptoms: []dhalion.Symptom{}, Diagnoses: []dhalion.Diagnosis{}, Unknown: []dhalion.Unknown{},
+	}
+	short := tooLittle(snap, p)
+	seen, err := detect.Evaluate(r, at, p)
+	if err != nil {
+		return nil, fmt.Errorf("diagnose: evaluate %s: %w", h.Job, err)
+	}
+	if seen.Symptoms != nil {
+		result.Symptoms = seen.Symptoms
+	}
+	pairs, unknown, err := weigh(snap, seen, p, short != "")
+	if err != nil {
+		return nil, fmt.Errorf("diagnose: evaluate %s: %w", h.Job, err)
+	}
+	if short != "" {
+		unknown = append([]dhalion.Unknown{{Target: dhalion.JobTarget(h.Job), Reason: short}}, unknown...)
+	}
+	result.Unknown = append(result.Unknown, unknown...)
+	result.Diagnoses = append(result.Diagnoses, list(explain(pairs, snap))...)
+	return result, nil
+}
+
+// tooLittle says why a window cannot be judged; empty when it can.
+func tooLittle(snap *features.Snapshot, p *policy.Policy) string {
+	if snap.Polls >= p.Minimum.Polls && snap.Span >= p.Minimum.Span {
+		return ""
+	}
+	return fmt.Sprintf("too little data since %s: %d polls over %s, and the policy asks for %d over %s",
+		snap.Window.Start.UTC().Format(time.RFC3339), snap.Polls, snap.Span.Round(time.Second), p.Minimum.Polls, p.Minimum.Span)
+}
+
+// judged is a pair with its probability before and after explaining away.
+type judged struct {
+	dhalion.Diagnosis
+	alone float64 // probability on its own evidence
+}
+
+// weigh adds up the evidence for every pair that a rule speaks of. Where the
+// window is too short, only what reads across windows is judged: a job that
+// keeps failing never has a window long enough.
+func weigh(snap *features.Snapshot, seen detect.Result, p *policy.Policy, short bool) (map[dhalion.Pair]*judged, []dhalion.Unknown, error) {
+	pairs := map[dhalion.Pair]*judged{}
+	silent := newSilence(snap.Job)
+	for _, cause := range dhalion.Causes {
+		if short && cause != dhalion.Failing {
+			continue
+		}
+		anywhere := false
+		for _, kind := range dhalion.TargetKinds {
+			rules := rulesFor(p, cause, kind)
+			if len(rules) == 0 {
+				continue
+			}
+			for _, target := range snap.Targets(kind) {
+				d, missing, err := judge(rules, p.Priors[cause], target, snap, seen, p)
+				if err != nil {
+					return nil, nil, err
+				}
+				if d == nil {
+					if missing != nil {
+						silent.add(cause, kind, missing)
+					} else {
+						anywhere = true // looked at, and no rule applies
+					}
+					continue
+				}
+				pair := dhalion.Pair{Target: target, Cause: cause}
+				pairs[pair] = &judged{Diagnosis: *d, alone: d.Probability}
+				anywhere = true
+			}
+		}
+		if anywhere {
+			// Judged at some kind of target: that others say nothing of it (an engine
+			// that lays no outage on a component) leaves no question open.
+			silent.forget(cause)
+		}
+	}
+	return pairs, silent.list(), nil
+}
+
+func rulesFor(p *policy.Policy, cause dhalion.Cause, kind dhalion.TargetKind) []policy.Rule {
+	var rules []policy.Rule
+	for _, r := range p.Rules {
+		if r.Cause == cause && r.Target == kind {
+			rules = append(rules, r)
+		}
+	}
+	return rules
+}
+
+// judge is one pair. A pair of which no rule speaks is not considered: it returns
+// nil. Where what the rules need is unknown it returns nil and the features
+// missing: when no rule could speak, or when the first, which by convention
+// carries the cause, could not and the others do not speak for it.
+func judge(rules []policy.Rule, prior float64, target dhalion.Target, snap *features.Snapshot, seen detect.Result, p *policy.Policy) (*dhalion.Diagnosis, []string, error) {
+	env := policy.Env{
+		Feature:   func(f string) float64 { return snap.Value(target, f) },
+		Symptom:   func(name string) (bool, bool) { return seen.Symptom(name, target) },
+		Score:     func(name string) float64 { return seen.Score(name, target) },
+		Diagnosis: func(dhalion.Cause) float64 { return math.NaN() },
+		Parameter: p.Number,
+	}
+	d := &dhalion.Diagnosis{Target: target, Cause: rules[0].Cause, Evidence: []dhalion.Evidence{}}
+	odds := prior
+	var missing []string
+	mainUnknown := false
+	for n, rule := range rules {
+		applies, known := true, true
+		var err error
+		if rule.When != nil {
+			if applies, known, err = rule.When.Bool(env); err != nil {
+				return nil, nil, fmt.Errorf("rule %s at %s: %w", rule.Name, target, err)
+			}
+		}
+		if known && !applies {
+			continue
+		}
+		weight := math.NaN()
+		if known {
+			if weight, known, err = rule.Evidence.Number(env); err != nil {
+				return nil, nil, fmt.Errorf("rule %s at %s: %w", rule.Name, target, err)
+			}
+		}
+		if !known {
+			mainUnknown = mainUnknown || n == 0
+			for _, f := range append(conditionFeatures(rule.When), rule.Evidence.Features()...) {
+				if math.IsNaN(snap.Value(target, f)) {
+					missing = append(missing, f)
+				}
+			}
+			continue
+		}
+		odds += weight
+		e := dhalion.Evidence{Name: rule.Name, Weight: weight, Value: math.NaN()}
+		if rule.Value != nil {
+			if v, ok, err := rule.Value.Number(env); err == nil && ok {
+				e.Value = v
+			}
+		}
+		d.Evidence = append(d.Evidence, e)
+	}
+	switch {
+	case len(missing) > 0 && (len(d.Evidence) == 0 || mainUnknown && odds <= prior):
+		return nil, missing, nil
+	case len(d.Evidence) == 0:
+		return nil, nil, nil
+	}
+	d.Evidence = append([]dhalion.Evidence{{Name: "prior", Weight: prior, Value: math.NaN()}}, d.Evidence...)
+	d.Probability = logistic(odds)
+	return d, nil, nil
+}
+
+func conditionFeatures(e *policy.Expr) []string {
+	if e == nil {
+		return nil
+	}
+	return e.Features()
+}
+
+func logistic(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
+
+// list keeps what is likely enough to be said, in the order of the contract.
+// Evidence is sorted by weight, so that what decided comes first; under- and
+// overprovisioned at one target sum to at most 1.
+func list(pairs map[dhalion.Pair]*judged) []dhalion.Diagnosis {
+	for pair, under := range pairs {
+		if pair.Cause != dhalion.Underprovisioned {
+			continue
+		}
+		over := pairs[dhalion.Pair{Target: pair.Target, Cause: dhalion.Overprovisioned}]
+		if over == nil {
+			continue
+		}
+		if sum := under.Probability + over.Probability; sum > 1 {
+			under.Probability /= sum
+			over.Probability /= sum
+		}
+	}
+	var out []dhalion.Diagnosis
+	for _, d := range pairs {
+		if d.Probability < Listed {
+			continue
+		}
+		slices.SortStableFunc(d.Evidence, func(a, b dhalion.Evidence) int {
+			return cmp.Or(cmp.Compare(math.Abs(b.Weight), math.Abs(a.Weight)), strings.Compare(a.Name, b.Name))
+		})
+		out = append(out, d.Diagnosis)
+	}
+	slices.SortFunc(out, func(a, b dhalion.Diagnosis) int {
+		return cmp.Or(cmp.Compare(b.Probability, a.Probability), a.Target.Compare(b.Target), cmp.Compare(a.Cause, b.Cause))
+	})
+	return out
+}
+
+// silence gathers what could not be judged: one line per cause and kind of
+// target, with the features that are missing, not one per instance.
+type silence struct {
+	job     dhalion.JobID
+	count   map[dhalion.Pair]int
+	missing map[dhalion.Pair]map[string]bool
+	kinds   map[dhalion.Pair]dhalion.TargetKind
+	order   []dhalion.Pair
+}
+
+func newSilence(job dhalion.JobID) *silence {
+	return &silence{job: job, count: map[dhalion.Pair]int{}, missing: map[dhalion.Pair]map[string]bool{}, kinds: map[dhalion.Pair]dhalion.TargetKind{}}
+}
+
+func (s *silence) add(cause dhalion.Cause, kind dhalion.TargetKind, missing []string) {
+	key := dhalion.Pair{Target: dhalion.Target{Kind: kind}, Cause: cause}
+	if s.missing[key] == nil {
+		s.missing[key] = map[string]bool{}
+		s.kinds[key] = kind
+		s.order = append(s.order, key)
+	}
+	s.count[key]++
+	for _, f := range missing {
+		s.missing[key][f] = true
+	}
+}
+
+func (s *silence) forget(cause dhalion.Cause) {
+	s.order = slices.DeleteFunc(s.order, func(key dhalion.Pair) bool { return key.Cause == cause })
+}
+
+func (s *silence) list() []dhalion.Unknown {
+	var out []dhalion.Unknown
+	for _, key := range s.order {
+		var names []string
+		for f := range s.missing[key] {
+			names = append(names, f)
+		}
+		slices.Sort(names)
+		what := "at 1 " + string(s.kinds[key])
+		if n := s.count[key]; n > 1 {
+			what = fmt.Sprintf("at %d %ss", n, s.kinds[key])
+		}
+		out = append(out, dhalion.Unknown{
+			Target: dhalion.JobTarget(s.job), Cause: key.Cause,
+			Reason: fmt.Sprintf("not judged %s: unknown %s", what, strings.Join(names, ", ")),
+		})
+	}
+	return out
+}

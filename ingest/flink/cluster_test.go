@@ -1,0 +1,585 @@
+package flink
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/ingest"
+	"github.com/dhalion-go/dhalion/internal/engine/flink"
+)
+
+// epoch is when the made-up cluster begins, in its own milliseconds 0.
+var epoch = time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
+
+// cluster is a made-up Flink: a source and a sink, one job, answers on demand.
+type cluster struct {
+	t      testing.TB
+	out    bytes.Buffer
+	name   string
+	run    string
+	state  string
+	start  int // timestamps.RUNNING, ms after the epoch
+	tries  int // attempt of every subtask
+	failed int // failed tasks of the sink
+	n      map[string]int
+	tm     string
+	work   func(ms int) map[string]any // a subtask's metrics
+	gauges []string                    // "id=value" of source and sink, given when not nil
+}
+
+func newCluster(t testing.TB) *cluster {
+	return &cluster{
+		t: t, name: "job", run: "aaaaaaaa1111", state: "RUNNING", start: -60_000, tries: 0, tm: "tm-1",
+		n: map[string]int{"source": 1, "sink": 2},
+		work: func(ms int) map[string]any {
+			// 100 records/s in and out; of a second .3 s busy, .1 s held up.
+			return map[string]any{
+				"read-records": ms/10 + 100000, "read-records-complete": true, "write-records": ms/10 + 100000, "write-records-complete": true,
+				"accumulated-busy-time": float64(ms)*.3 + 1e5, "accumulated-backpressured-time": float64(ms)*.1 + 1e5, "accumulated-idle-time": float64(ms)*.6 + 1e5,
+			}
+		},
+	}
+}
+
+func (c *cluster) line(ms int, method, path string, status int, body, request any) {
+	line, err := json.Marshal(map[string]any{
+		"time": epoch.Add(time.Duration(ms) * time.Millisecond), "engine": "flink", "method": method, "path": path, "status": status, "body": body, "request": request,
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.out.Write(append(line, '\n'))
+}
+
+func stamp(ms int) int64 { return epoch.UnixMilli() + int64(ms) }
+
+func (c *cluster) overview(ms int) {
+	c.line(ms, "GET", "/jobs/overview", 200, map[string]any{"jobs": []any{map[string]any{
+		"jid": c.run, "name": c.name, "state": c.state, "tasks": map[string]int{"total": 3, "running": 3 - c.failed},
+	}}}, nil)
+}
+
+func (c *cluster) detail(ms int) {
+	var vertices []any
+	for _, v := range []string{"source", "sink"} {
+		bad := 0
+		if v == "sink" {
+			bad = c.failed
+		}
+		vertices = append(vertices, map[string]any{
+			"id": v, "name": " " + v + " ", "parallelism": c.n[v], "maxParallelism": 128, "tasks": map[string]int{"RUNNING": c.n[v] - bad, "FAILED": bad},
+		})
+	}
+	body := map[string]any{"jid": c.run, "name": c.name, "state": c.state, "start-time": stamp(c.start), "now": stamp(ms), "vertices": vertices, "timestamps": map[string]int64{"RUNNING": stamp(c.start)}}
+	body["plan"] = map[string]any{"nodes": []any{
+		map[string]any{"id": "source"},
+		map[string]any{"id": "sink", "inputs": []any{map[string]any{"id": "source", "ship_strategy": "FORWARD"}}},
+	}}
+	c.line(ms, "GET", "/jobs/"+c.run, 200, body, nil)
+}
+
+func (c *cluster) vertices(ms int) {
+	for _, v := range []string{"source", "sink"} {
+		var all []any
+		for i := range c.n[v] {
+			status := "RUNNING"
+			if v == "sink" && i < c.failed {
+				status = "FAILED"
+			}
+			all = append(all, map[string]any{
+				"subtask": i, "status": status, "attempt": c.tries, "start-time": stamp(c.start), "taskmanager-id": c.tm, "metrics": c.work(ms),
+			})
+		}
+		c.line(ms, "GET", "/jobs/"+c.run+"/vertices/"+v, 200, map[string]any{"id": v, "name": v, "now": stamp(ms), "subtasks": all}, nil)
+		if c.gauges != nil {
+			metrics := []any{}
+			for _, g := range c.gauges {
+				id, value, _ := strings.Cut(g, "=")
+				metrics = append(metrics, map[string]string{"id": id, "value": value})
+			}
+			c.line(ms, "GET", "/jobs/"+c.run+"/vertices/"+v+"/metrics?get=…", 200, metrics, nil)
+		}
+	}
+}
+
+// poll answers everything at one moment.
+func (c *cluster) poll(seconds int) {
+	c.overview(seconds * 1000)
+	c.detail(seconds * 1000)
+	c.vertices(seconds * 1000)
+}
+
+// restart begins a new execution at that second.
+func (c *cluster) restart(seconds int) {
+	c.state, c.failed, c.start, c.tries = "RUNNING", 0, seconds*1000, c.tries+1
+}
+
+type failure struct {
+	second   int
+	task, tm string
+}
+
+func (c *cluster) exceptions(seconds int, all ...failure) {
+	entries := []any{}
+	for _, f := range all {
+		e := map[string]any{"timestamp": stamp(f.second * 1000), "exceptionName": "E", "taskName": nil, "taskManagerId": nil}
+		if f.task != "" {
+			e["taskName"] = f.task
+		}
+		if f.tm != "" {
+			e["taskManagerId"] = f.tm
+		}
+		entries = append(entries, e)
+	}
+	c.line(seconds*1000+500, "GET", "/jobs/"+c.run+"/exceptions", 200, map[string]any{"exceptionHistory": map[string]any{"entries": entries}}, nil)
+}
+
+func (c *cluster) put(seconds, source, sink int) {
+	bound := func(n int) any {
+		return map[string]any{"parallelism": map[string]int{"lowerBound": 1, "upperBound": n}}
+	}
+	c.line(seconds*1000, "PUT", "/jobs/"+c.run+"/resource-requirements", 200, "{}", map[string]any{"source": bound(source), "sink": bound(sink)})
+}
+
+func (c *cluster) results() []Result { return assemble(c.t, Options{}, c.out.Bytes()) }
+
+func (c *cluster) wantRestarts(want ...float64) {
+	c.t.Helper()
+	if got := values(c.results(), dhalion.JobTarget("file/job"), dhalion.Restarts); !same64(got, want) {
+		c.t.Errorf("restarts %v, want %v", got, want)
+	}
+}
+
+func (c *cluster) wantTopologies(want ...string) {
+	c.t.Helper()
+	var got []string
+	for _, t := range topologies(c.results()) {
+		sink, _ := t.Component("sink")
+		got = append(got, fmt.Sprintf("%s %s sink:%d", t.From.Format("05"), t.By, sink.Parallelism))
+	}
+	if !slices.Equal(got, want) {
+		c.t.Errorf("topologies %q, want %q", got, want)
+	}
+}
+
+func TestARestartBetweenTwoPollsIsAnOutage(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	c.poll(5)
+	c.restart(7)
+	c.poll(10)
+	c.poll(15)
+	c.wantRestarts(0, 0, 1, 1)
+	c.wantTopologies("00 first sink:2")
+	busy := values(c.results(), dhalion.InstanceTarget("file/job", "sink", 0), dhalion.Busy)
+	if busy[2] == busy[2] || !near(busy[3], .3) {
+		t.Errorf("busy %v, want unknown at the third poll and .3 at the fourth", busy)
+	}
+}
+
+func TestAnOutageIsCountedAtTheFirstPollThatShowsItAndOnce(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	c.state, c.failed = "RESTARTING", 1
+	c.poll(5)
+	c.poll(10)
+	c.restart(13)
+	c.poll(15)
+	c.poll(20)
+	c.exceptions(20, failure{second: 4})
+	c.poll(25)
+	c.wantRestarts(0, 1, 1, 1, 1, 1)
+}
+
+func TestRestartsLessThanTenSecondsApartAreOneOutage(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	for _, at := range []int{5, 10, 15} { // a crash loop: started at 4, 9, 14
+		c.restart(at - 1)
+		c.poll(at)
+	}
+	c.restart(30)
+	c.poll(31)
+	c.wantRestarts(0, 1, 1, 1, 2)
+}
+
+func TestSubtasksThatWereRestartedAloneAreAnOutage(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	c.tries++ // timestamps.RUNNING stays: a region failed over
+	c.poll(5)
+	c.poll(10)
+	c.wantRestarts(0, 1, 1)
+}
+
+func TestAChangeOfParallelismWithoutAFailureIsTheOperators(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	c.state = "RESTARTING" // nothing failed; no PUT was recorded
+	c.poll(5)
+	c.restart(6)
+	c.n["sink"] = 3
+	c.poll(10)
+	c.wantRestarts(0, 0, 0)
+	c.wantTopologies("00 first sink:2", "10 operator sink:3")
+}
+
+func TestAChangeOfParallelismByAFailureIsTheEngines(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	c.state, c.failed = "RESTARTING", 1
+	c.poll(5)
+	c.restart(6)
+	c.n["sink"] = 1 // too few slots are left
+	c.poll(10)
+	c.wantRestarts(0, 1, 1)
+	c.wantTopologies("00 first sink:2", "10 engine sink:1")
+}
+
+func TestAPUTExplainsTheRestartThatFollowsAndNoOther(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	c.put(1, 1, 3)
+	c.poll(5) // waits for a checkpoint
+	c.restart(8)
+	c.n["sink"] = 3
+	c.poll(10)
+	c.restart(33)
+	c.poll(35)
+	c.wantRestarts(0, 0, 0, 1)
+	c.wantTopologies("00 first sink:2", "10 operator sink:3")
+}
+
+func TestAPUTOfWhatIsThereAlreadyExplainsNothing(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	c.put(1, 1, 2)
+	c.restart(3)
+	c.poll(5)
+	c.wantRestarts(0, 1)
+}
+
+func TestANewRunIsNoOutage(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	c.state = "FINISHED"
+	c.poll(5)
+	c.run, c.tm = "bbbbbbbb2222", "tm-2"
+	c.restart(8)
+	c.poll(10)
+	c.poll(15)
+	c.wantRestarts(0, 0, 0, 0)
+	c.wantTopologies("00 first sink:2", "10 operator sink:2")
+	if seen := topologies(c.results()); seen[1].Run != "bbbbbbbb2222" {
+		t.Errorf("run %s", seen[1].Run)
+	}
+}
+
+func TestTwoJobsOfOneNameAtOneTimeAreToldApart(t *testing.T) {
+	c := newCluster(t)
+	for s := range 2 {
+		c.run = "aaaaaaaa1111"
+		c.poll(5 * s)
+		c.run = "bbbbbbbb2222"
+		c.detail(5000*s + 1)
+		c.vertices(5000*s + 1)
+	}
+	jobs := map[dhalion.JobID]bool{}
+	for _, r := range c.results() {
+		for _, m := range r.Measurements {
+			jobs[m.Target.Job] = true
+		}
+	}
+	if len(jobs) != 2 || !jobs["file/job [aaaaaaaa]"] || !jobs["file/job [bbbbbbbb]"] {
+		t.Errorf("jobs %v", jobs)
+	}
+	a := NewAssembler(Options{Job: "mine"})
+	in := flink.NewReader(&c.out)
+	var err error
+	for err == nil {
+		var answer flink.Answer
+		if answer, err = in.Next(); err == nil {
+			_, _, err = a.Answer(answer)
+		}
+	}
+	if err == io.EOF {
+		_, _, err = a.Flush()
+	}
+	if err == nil || !strings.Contains(err.Error(), "more than one job") {
+		t.Errorf("both renamed to one name: %v", err)
+	}
+}
+
+func TestAJobThatIsOnlyInTheOverviewIsNone(t *testing.T) {
+	c := newCluster(t)
+	c.overview(0)
+	c.overview(5000)
+	for _, r := range c.results() {
+		if len(r.Measurements) != 0 || len(r.Topologies) != 0 {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+func TestExceptionsTellOutagesThatNoPollSaw(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	c.exceptions(0, failure{second: -300}) // history
+	c.restart(52)                          // polls were missed; three failures, two of them 5 s apart
+	c.poll(60)
+	c.exceptions(60, failure{second: -300}, failure{second: 10}, failure{second: 45}, failure{second: 50})
+	c.poll(65)
+	c.exceptions(65, failure{second: -300}, failure{second: 10}, failure{second: 45}, failure{second: 50})
+	// One at 10 and one from 45 to 50.
+	c.wantRestarts(0, 2, 2)
+}
+
+func TestAFailureThatTheExceptionsShowFirstIsCountedOnce(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	c.poll(5)
+	c.exceptions(5, failure{second: 5}) // after /jobs/:id was answered
+	c.restart(7)
+	c.poll(10)
+	c.wantRestarts(0, 1, 1)
+}
+
+func TestAnOutageIsLaidOnWhomTheExceptionNames(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	c.restart(4)
+	c.poll(5)
+	c.exceptions(5, failure{3, "sink (1/2) - execution #0", "tm-1"}, failure{4, "sink (2/2)", ""})
+	c.poll(10)
+	all := c.results()
+	for target, want := range map[dhalion.Target][]float64{
+		dhalion.ComponentTarget("file/job", "sink"):   {0, 1, 1},
+		dhalion.WorkerTarget("file/job", "tm-1"):      {0, 1, 1},
+		dhalion.ComponentTarget("file/job", "source"): {math.NaN(), math.NaN(), math.NaN()},
+	} {
+		var got []float64
+		for _, r := range all {
+			v := math.NaN()
+			for _, later := range all {
+				for _, m := range later.Measurements {
+					if m.Target == target && m.Metric == dhalion.Restarts && m.Time.Equal(r.At) {
+						v = m.Value
+					}
+				}
+			}
+			got = append(got, v)
+		}
+		if !same64(got, want) {
+			t.Errorf("restarts of %s: %v, want %v", target, got, want)
+		}
+	}
+}
+
+func TestSourcesThatMeasureNoBusyTimeHaveNone(t *testing.T) {
+	c := newCluster(t)
+	work := c.work
+	c.work = func(ms int) map[string]any {
+		m := work(ms)
+		m["accumulated-busy-time"] = "NaN"
+		return m
+	}
+	c.gauges = []string{"0.busyTimeMsPerSecond=NaN", "0.backPressuredTimeMsPerSecond=100", "0.idleTimeMsPerSecond=0"}
+	c.poll(0)
+	c.poll(5)
+	all, source := c.results(), dhalion.InstanceTarget("file/job", "source", 0)
+	if v := values(all, source, dhalion.Busy)[1]; v == v {
+		t.Errorf("busy is %v", v)
+	}
+	if v := values(all, source, dhalion.Backpressured)[1]; v != .1 {
+		t.Errorf("backpressured is %v, want .1", v)
+	}
+}
+
+func TestWithoutAccumulatedTimesFlinksOwnMeansAreTaken(t *testing.T) {
+	c := newCluster(t)
+	work := c.work
+	c.work = func(ms int) map[string]any {
+		m := work(ms)
+		delete(m, "accumulated-busy-time")
+		delete(m, "accumulated-backpressured-time")
+		delete(m, "accumulated-idle-time")
+		return m
+	}
+	c.gauges = []string{"0.busyTimeMsPerSecond=1000", "0.backPressuredTimeMsPerSecond=0", "0.idleTimeMsPerSecond=0"}
+	c.poll(0)
+	c.gauges[0] = "0.busyTimeMsPerSecond=250"
+	c.poll(5)
+	all, sink := c.results(), dhalion.InstanceTarget("file/job", "sink", 0)
+	// The first value after a start always reads 1000.
+	if got := values(all, sink, dhalion.Busy); !same64(got, []float64{math.NaN(), .25}) {
+		t.Errorf("busy %v", got)
+	}
+	if got := values(all, sink, dhalion.TrueRecordsIn)[1]; !near(got, 100/.25) {
+		t.Errorf("true rate %v, want 400", got)
+	}
+}
+
+func TestACounterThatIsIncompleteOrFellGivesNoRate(t *testing.T) {
+	for name, odd := range map[string]func(m map[string]any){
+		"incomplete": func(m map[string]any) { m["read-records-complete"], m["write-records-complete"] = false, false },
+		"missing":    func(m map[string]any) { delete(m, "read-records"); delete(m, "accumulated-busy-time") },
+		"fell":       func(m map[string]any) { m["read-records"] = 3 },
+		"odd":        func(m map[string]any) { m["read-records"], m["accumulated-busy-time"] = []int{1}, "many" },
+	} {
+		c := newCluster(t)
+		c.poll(0)
+		work := c.work
+		c.work = func(ms int) map[string]any { m := work(ms); odd(m); return m }
+		c.poll(5)
+		c.work = work
+		c.poll(10)
+		c.poll(15)
+		all, sink := c.results(), dhalion.InstanceTarget("file/job", "sink", 0)
+		for _, m := range []dhalion.Metric{dhalion.RecordsIn, dhalion.Busy} {
+			got := values(all, sink, m)
+			// After a fall the next difference is right in form: 100,100+… since 3.
+			if got[1] == got[1] || got[3] != got[3] {
+				t.Errorf("%s: %s is %v, want unknown at 5 s and known at 15 s", name, m, got)
+			}
+		}
+	}
+}
+
+func TestBusyTimeThatFallsALittleCountsAsNone(t *testing.T) {
+	c := newCluster(t)
+	c.work = func(ms int) map[string]any {
+		// Busy -10 ms in 5 s, as Flink's sources that only wait show it.
+		return map[string]any{
+			"write-records": ms / 10, "write-records-complete": true,
+			"accumulated-busy-time": 1000 - ms/500, "accumulated-backpressured-time": 0, "accumulated-idle-time": ms,
+		}
+	}
+	c.poll(0)
+	c.poll(5)
+	all, source := c.results(), dhalion.InstanceTarget("file/job", "source", 0)
+	if busy, idle, out := values(all, source, dhalion.Busy)[1], values(all, source, dhalion.Idle)[1], values(all, source, dhalion.RecordsOut)[1]; busy != 0 || idle != 1 || out != 100 {
+		t.Errorf("busy %v, idle %v, %v records/s out", busy, idle, out)
+	}
+}
+
+func TestWhatIsNotAnsweredIsUnknownForThatPoll(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	c.line(5000, "GET", "/jobs/overview", 0, nil, nil)
+	c.line(5000, "GET", "/jobs/"+c.run, 503, "busy", nil)
+	c.line(5000, "GET", "/jobs/"+c.run+"/vertices/sink", 200, "<html>", nil)
+	c.poll(10)
+	all, sink := c.results(), dhalion.InstanceTarget("file/job", "sink", 0)
+	if len(all[1].Measurements) != 0 || all[1].Repairs[Unanswered] != 2 || all[1].Repairs[UnreadableAnswer] != 1 {
+		t.Errorf("%+v", all[1])
+	}
+	// 1,000 records in the 10 s that the two intervals take.
+	if got := values(all, sink, dhalion.RecordsIn); !same64(got, []float64{math.NaN(), math.NaN(), 100}) {
+		t.Errorf("records in %v", got)
+	}
+}
+
+func TestPendingRecordsOfSeveralOperatorsAreAdded(t *testing.T) {
+	c := newCluster(t)
+	c.gauges = []string{"0.Source__a.pendingRecords=10", "0.Source__b.pendingRecords=5", "0.Shuffle.Netty.Input.Buffers.inputQueueSize=4096"}
+	c.poll(0)
+	c.gauges = []string{"0.Source__a.pendingRecords=60", "0.Source__b.pendingRecords=5"}
+	c.poll(5)
+	c.gauges = []string{"0.Source__a.pendingRecords=60", "0.Source__b.pendingRecords=-1"}
+	c.poll(10)
+	all, source := c.results(), dhalion.InstanceTarget("file/job", "source", 0)
+	if got := values(all, source, dhalion.Lag); !same64(got, []float64{15, 65, math.NaN()}) {
+		t.Errorf("lag %v", got)
+	}
+	// 100/s are read while 50 more wait after 5 s.
+	if got := values(all, source, dhalion.OfferedRecords); !same64(got, []float64{math.NaN(), 110, math.NaN()}) {
+		t.Errorf("offered %v", got)
+	}
+	if got := values(all, dhalion.InstanceTarget("file/job", "sink", 0), dhalion.QueueBytes)[0]; got != 4096 {
+		t.Errorf("queued bytes %v", got)
+	}
+}
+
+func TestCheckpointsThatFailInARowAreCounted(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	one := func(id int, status string, second int, savepoint bool) any {
+		return map[string]any{"id": id, "status": status, "trigger_timestamp": stamp(second * 1000), "is_savepoint": savepoint, "end_to_end_duration": 1500}
+	}
+	c.line(100, "GET", "/jobs/"+c.run+"/checkpoints", 200, map[string]any{
+		"counts": map[string]int{"completed": 7, "failed": 3}, "latest": map[string]any{"completed": one(7, "COMPLETED", -40, false)},
+		"history": []any{
+			one(11, "IN_PROGRESS", 0, false), one(10, "FAILED", -10, false), one(9, "FAILED", -20, false),
+			one(8, "COMPLETED", -25, true), one(7, "COMPLETED", -40, false), one(6, "FAILED", -50, false),
+		},
+	}, nil)
+	all, job := c.results(), dhalion.JobTarget("file/job")
+	for m, want := range map[dhalion.Metric]float64{
+		dhalion.CheckpointsCompleted: 7, dhalion.CheckpointFailures: 3, dhalion.CheckpointFailuresInARow: 2, dhalion.CheckpointSeconds: 1.5,
+		// Triggered at -50, -40, -20, -10, 0: gaps of 10, 20, 10, 10 s.
+		dhalion.CheckpointInterval: 10,
+	} {
+		if got := values(all, job, m)[0]; got != want {
+			t.Errorf("%s is %v, want %v", m, got, want)
+		}
+	}
+	c.line(200, "GET", "/jobs/"+c.run+"/checkpoints/config", 200, map[string]int{"interval": 30_000}, nil)
+	if got := values(c.results(), job, dhalion.CheckpointInterval)[0]; got != 30 {
+		t.Errorf("interval %v, want the configured 30 s", got)
+	}
+}
+
+func TestNamesAreTrimmedAndToldApart(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	data := strings.ReplaceAll(c.out.String(), `" source "`, `" same\n"`)
+	data = strings.ReplaceAll(data, `" sink "`, `"same"`)
+	seen := topologies(assemble(t, Options{}, []byte(data)))
+	if len(seen) != 1 || len(seen[0].Components) != 2 || seen[0].Components[0].Name != "same [sink]" || seen[0].Components[1].Name != "same [source]" {
+		t.Errorf("%+v", seen)
+	}
+	long := strings.Repeat("é", 2000)
+	seen = topologies(assemble(t, Options{}, []byte(strings.ReplaceAll(c.out.String(), `" source "`, `"`+long+`"`))))
+	if len(seen) != 1 || !strings.HasSuffix(seen[0].Components[1].Name, "é [source]") || len(seen[0].Components[1].Name) > 1024 {
+		t.Errorf("%+v", seen)
+	}
+}
+
+func TestAGraphWithACycleGivesNoTopology(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	data := strings.Replace(c.out.String(), `{"id":"source"}`, `{"id":"source","inputs":[{"id":"sink"}]}`, 1)
+	all := assemble(t, Options{}, []byte(data))
+	if len(topologies(all)) != 0 || all[0].Repairs[UnusableTopology] != 1 {
+		t.Errorf("%+v", all)
+	}
+}
+
+// Whatever a recording says, what is made of it is fit for the collector.
+func FuzzRecording(f *testing.F) {
+	c := newCluster(f)
+	c.gauges = []string{"0.Source__a.pendingRecords=10", "1.Shuffle.Netty.Input.Buffers.inPoolUsage=1.5"}
+	c.poll(0)
+	c.exceptions(1, failure{1, "sink (1/2)", "tm-1"})
+	c.restart(4)
+	c.poll(5)
+	c.line(5100, "GET", "/taskmanagers/tm-1/metrics?get=…", 200, []any{map[string]string{"id": heapMax, "value": "-1"}, map[string]string{"id": cpuLoad, "value": "0.1"}}, nil)
+	c.poll(10)
+	f.Add(c.out.Bytes())
+	f.Add([]byte(`{"time":"2026-01-02T03:00:00Z","method":"GET","path":"/jobs/overview","status":0}` + "\n{\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		_, err := ingest.Collect(context.Background(), ingest.Out{}, ingest.Options{}, NewRecording("r", bytes.NewReader(data), Options{SkipBad: 1 << 30}))
+		if err != nil && strings.Contains(err.Error(), ": poll of ") {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,434 @@
+package flink
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/internal/engine/flink"
+)
+
+// maxInstance bounds the numbers of subtasks that are believed; Flink's own
+// limit on parallelism is 32,768.
+const maxInstance = 1 << 20
+
+// leastBusy is the busy fraction below which records per busy second says
+// nothing: the times are whole milliseconds.
+const leastBusy = 0.01
+
+// The limits of backpressure_caused_fraction: who waits less than this himself
+// while others wait for him holds them up.
+const backpressureLimit = 0.1
+
+// reading is what a vertex answered at one poll.
+type reading struct {
+	now      flink.Number // ms, by Flink's clock
+	at       time.Time    // by the recorder's
+	deployed bool
+	subtasks map[int]flink.Subtask
+	gauges   map[int]*gauge
+}
+
+// seconds between two answers of one kind: by the answers' own clock when both
+// have it. It is 0 or less when there is nothing to divide by.
+func (r *reading) seconds(before *reading) float64 {
+	if now, ok := r.now.Get(); ok {
+		if then, ok := before.now.Get(); ok {
+			return (now - then) / 1e3
+		}
+	}
+	return r.at.Sub(before.at).Seconds()
+}
+
+// shares of time, NaN unknown.
+type shares struct{ busy, backpressured, idle float64 }
+
+var unknownShares = shares{math.NaN(), math.NaN(), math.NaN()}
+
+// giveInstances gives what is measured at subtasks, and what follows for whom
+// holds up whom.
+func (e *evaluation) giveInstances() {
+	r := e.job.run
+	all := map[string]*reading{}
+	waiting := map[string]map[int]float64{} // backpressured, by vertex and subtask
+	for _, vid := range r.graph.order {
+		v, ok := e.poll.vertices[vertexKey{r.id, vid}]
+		if !ok {
+			continue
+		}
+		now := &reading{now: v.value.Now, at: v.at, deployed: e.deployed, subtasks: map[int]flink.Subtask{}}
+		for _, s := range v.value.Subtasks {
+			if i := s.Index.Int(); i >= 0 && i < maxInstance {
+				now.subtasks[i] = s
+			}
+		}
+		now.gauges = read(e.poll.gauges[vertexKey{r.id, vid}])
+		all[vid], waiting[vid] = now, map[int]float64{}
+		if e.deployed {
+			for _, i := range sorted(now.subtasks) {
+				waiting[vid][i] = e.giveInstance(vid, i, now, r.seen[vid])
+			}
+		}
+		r.seen[vid] = now
+	}
+	if e.deployed {
+		for _, vid := range r.graph.order {
+			e.giveCaused(vid, all[vid], waiting)
+		}
+	}
+}
+
+// giveInstance gives one subtask's metrics and returns its backpressured
+// fraction, NaN unknown.
+func (e *evaluation) giveInstance(vid string, index int, now, before *reading) float64 {
+	r := e.job.run
+	s := now.subtasks[index]
+	if s.Status != flink.Running {
+		return math.NaN()
+	}
+	worker := workerName(s.Worker())
+	target := dhalion.InstanceTarget(e.job.id, r.graph.name[vid], index)
+	emit := func(m dhalion.Metric, v float64) { e.emit(target, worker, m, v) }
+
+	hasInput, hasOutput := e.ends(vid, s)
+	g := now.gauges[index]
+	if g == nil {
+		g = &gauge{}
+	}
+	if hasInput {
+		emit(dhalion.InputQueueBuffers, atLeast0(g.queueLength))
+		emit(dhalion.QueueBytes, atLeast0(g.queueSize))
+		emit(dhalion.InputQueueFraction, fraction(g.inPool))
+	}
+	if hasOutput {
+		emit(dhalion.OutputQueueFraction, fraction(g.outPool))
+	}
+	if g.hasPending {
+		emit(dhalion.Lag, g.pending.Float())
+	}
+	if before == nil || !before.deployed {
+		return math.NaN()
+	}
+	old, ok := before.subtasks[index]
+	seconds := now.seconds(before)
+	if !ok || !oneAttempt(old, s) || !(seconds > 0) {
+		return math.NaN()
+	}
+	oldGauge := before.gauges[index]
+	if oldGauge == nil {
+		oldGauge = &gauge{}
+	}
+
+	share, busyMs := timeShares(s, old, g, oldGauge)
+	emit(dhalion.Busy, share.busy)
+	emit(dhalion.Backpressured, share.backpressured)
+	emit(dhalion.Idle, share.idle)
+
+	in, out := math.NaN(), math.NaN()
+	if hasInput && s.Metrics.ReadRecordsComplete && old.Metrics.ReadRecordsComplete {
+		in = s.Metrics.ReadRecords.Float() - old.Metrics.ReadRecords.Float()
+	}
+	if hasOutput && s.Metrics.WriteRecordsComplete && old.Metrics.WriteRecordsComplete {
+		out = s.Metrics.WriteRecords.Float() - old.Metrics.WriteRecords.Float()
+	}
+	emit(dhalion.RecordsIn, in/seconds)
+	emit(dhalion.RecordsOut, out/seconds)
+	if share.busy >= leastBusy {
+		// Counter and time were read at one moment in the task, a little before
+		// the answer and not always as much: their quotient is steadier than
+		// that of the two rates.
+		busySeconds := share.busy * seconds
+		if busyMs > 0 {
+			busySeconds = busyMs / 1e3
+		}
+		emit(dhalion.TrueRecordsIn, in/busySeconds)
+		emit(dhalion.TrueRecordsOut, out/busySeconds)
+	}
+	if !hasInput && g.hasPending && oldGauge.hasPending {
+		growth := (g.pending.Float() - oldGauge.pending.Float()) / g.pendingAt.Sub(oldGauge.pendingAt).Seconds()
+		emit(dhalion.OfferedRecords, math.Max(0, out/seconds+growth))
+	}
+	return share.backpressured
+}
+
+// ends says whether a subtask takes records from inside the job and whether it
+// gives records to it. Without a plan its counters tell: Flink counts no record
+// that crosses the job's border.
+func (e *evaluation) ends(vid string, s flink.Subtask) (hasInput, hasOutput bool) {
+	g := e.job.run.graph
+	if g.known {
+		return len(g.up[vid]) > 0, g.down[vid]
+	}
+	in, _ := s.Metrics.ReadRecords.Get()
+	out, _ := s.Metrics.WriteRecords.Get()
+	return in > 0, out > 0
+}
+
+// oneAttempt reports whether two answers are about one attempt of a subtask that
+// ran at both: no counter fell.
+func oneAttempt(old, now flink.Subtask) bool {
+	if old.Status != flink.Running || old.Attempt != now.Attempt || old.StartTime != now.StartTime || old.TaskManager != now.TaskManager {
+		return false
+	}
+	a, b := old.Metrics, now.Metrics
+	// An unknown counter is NaN, which is neither less nor more.
+	return !(b.ReadRecords.Float() < a.ReadRecords.Float()) && !(b.WriteRecords.Float() < a.WriteRecords.Float()) && !timesFell(a, b)
+}
+
+// clockSlack is the share of an interval by which a time may fall and still be
+// of the same attempt. Flink does not measure busy time: it is what idle and
+// backpressured time leave of the clock, and of a source that only waits it falls
+// by some milliseconds now and then (49 of 5,064 were seen). Such a difference
+// counts as 0.
+const clockSlack = 0.02
+
+func timesFell(a, b flink.IOMetrics) bool {
+	fell, grew := 0.0, 0.0
+	for _, pair := range [][2]flink.Number{{a.Busy, b.Busy}, {a.Backpressured, b.Backpressured}, {a.Idle, b.Idle}} {
+		if d := pair[1].Float() - pair[0].Float(); d < 0 {
+			fell -= d
+		} else if d > 0 {
+			grew += d
+		}
+	}
+	return fell > clockSlack*grew
+}
+
+// timeShares is how a subtask spent its time between two answers: each
+// accumulated time's difference over the sum of the three. busyMs is the busy
+// one, 0 when it is not known. Where the vertex's answer has no times its
+// metrics may; where these have none either there is Flink's own mean over 60 s,
+// which is all that is left.
+func timeShares(s, old flink.Subtask, g, oldGauge *gauge) (share shares, busyMs float64) {
+	a, b := old.Metrics, s.Metrics
+	// Before Flink has asked a subtask for its metrics the times read 0.
+	if known := func(m flink.IOMetrics) bool { return m.ReadRecordsComplete || m.WriteRecordsComplete }; known(a) && known(b) {
+		if share, busyMs, ok := differences([3]flink.Number{a.Busy, a.Backpressured, a.Idle}, [3]flink.Number{b.Busy, b.Backpressured, b.Idle}); ok {
+			return share, busyMs
+		}
+	}
+	if share, busyMs, ok := differences([3]flink.Number{oldGauge.busy, oldGauge.backpressured, oldGauge.idle}, [3]flink.Number{g.busy, g.backpressured, g.idle}); ok {
+		return share, busyMs
+	}
+	if b.Busy.Known() || g.busy.Known() {
+		return unknownShares, 0 // there are times, but they did not move
+	}
+	return shares{rate(g.busyRate), rate(g.backpressuredRate), rate(g.idleRate)}, 0
+}
+
+func differences(old, now [3]flink.Number) (share shares, busyMs float64, ok bool) {
+	var d [3]float64
+	sum := 0.0
+	for i := range d {
+		d[i] = math.Max(0, now[i].Float()-old[i].Float())
+		sum += d[i]
+	}
+	if !(sum > 0) { // not if one is NaN, either
+		return unknownShares, 0, false
+	}
+	return shares{d[0] / sum, d[1] / sum, d[2] / sum}, d[0], true
+}
+
+// rate is a *TimeMsPerSecond as a fraction.
+func rate(n flink.Number) float64 {
+	v := n.Float() / 1e3
+	if v < 0 || v > 1.05 {
+		return math.NaN()
+	}
+	return math.Min(v, 1)
+}
+
+// fraction is a share that Flink gives: overdraft buffers lift a pool's above 1.
+func fraction(n flink.Number) float64 {
+	v := n.Float()
+	if v < 0 {
+		return math.NaN()
+	}
+	return math.Min(v, 1)
+}
+
+// atLeast0 leaves a negative number unknown: it is Flink's "none".
+func atLeast0(n flink.Number) float64 {
+	if v := n.Float(); v >= 0 {
+		return v
+	}
+	return math.NaN()
+}
+
+// giveCaused derives who causes backpressure, which Flink, unlike Heron, does not
+// say. With two splitter instances backpressured .6 and .8 and a counter that is
+// not, the counter causes .7; of its instances with 9 and 1 buffers queued, one
+// causes .63 and the other .07.
+func (e *evaluation) giveCaused(vid string, now *reading, waiting map[string]map[int]float64) {
+	r := e.job.run
+	if now == nil || !r.graph.known {
+		return
+	}
+	own, ok := mean(waiting[vid])
+	if !ok {
+		return
+	}
+	caused, sum, n := 0.0, 0.0, 0
+	over := false
+	for _, up := range r.graph.up[vid] {
+		theirs, ok := mean(waiting[up])
+		if !ok {
+			return
+		}
+		over = over || theirs > backpressureLimit
+		sum, n = sum+theirs*float64(len(waiting[up])), n+len(waiting[up])
+	}
+	if over && own < backpressureLimit {
+		caused = math.Min(1, sum/float64(n))
+	}
+	name := r.graph.name[vid]
+	e.emit(dhalion.ComponentTarget(e.job.id, name), "", dhalion.BackpressureCaused, caused)
+
+	queued := 0.0
+	instances := sorted(now.subtasks)
+	for _, i := range instances {
+		if g := now.gauges[i]; g != nil {
+			queued += atLeast0(g.queueLength)
+		} else {
+			queued = math.NaN()
+		}
+	}
+	for _, i := range instances {
+		part := 0.0
+		switch {
+		case caused == 0:
+		case queued > 0:
+			part = caused * (now.gauges[i].queueLength.Float() / queued)
+		case queued == 0:
+			part = caused / float64(len(instances))
+		default:
+			continue
+		}
+		s := now.subtasks[i]
+		e.emit(dhalion.InstanceTarget(e.job.id, name, i), workerName(s.Worker()), dhalion.BackpressureCaused, part)
+	}
+}
+
+// mean is that of all instances; not ok when one is unknown or there is none.
+func mean(values map[int]float64) (float64, bool) {
+	sum := 0.0
+	for _, i := range sorted(values) {
+		sum += values[i]
+	}
+	v := sum / float64(len(values))
+	return v, v == v
+}
+
+// giveComponents gives what is known of components as wholes.
+func (e *evaluation) giveComponents() {
+	r := e.job.run
+	if !e.hasRun {
+		return
+	}
+	given := map[string]bool{}
+	for _, v := range e.detail.Vertices {
+		name := r.graph.name[v.ID]
+		if share, ok := runningShare(v.Tasks); ok && name != "" && !given[name] {
+			given[name] = true
+			e.emit(dhalion.ComponentTarget(e.job.id, name), "", dhalion.Running, share)
+		}
+	}
+}
+
+// giveJob gives what is measured of the job as a whole, and the outages of all
+// targets that have some.
+func (e *evaluation) giveJob() {
+	j, r := e.job, e.job.run
+	target := dhalion.JobTarget(j.id)
+	if s, ok := e.poll.overview[r.id]; ok {
+		share, known := runningShare(s.Tasks)
+		switch {
+		case isDown(s.State) && !known:
+			e.emit(target, "", dhalion.Running, 0) // waiting for slots it has no tasks
+		case known && s.State != flink.Finished:
+			e.emit(target, "", dhalion.Running, share)
+		}
+	}
+	if e.hasRun {
+		e.emit(target, "", dhalion.Restarts, float64(j.restarts))
+		blamed := make([]dhalion.Target, 0, len(j.laid))
+		for t := range j.laid {
+			blamed = append(blamed, t)
+		}
+		slices.SortFunc(blamed, dhalion.Target.Compare)
+		for _, t := range blamed {
+			e.emit(t, "", dhalion.Restarts, float64(j.laid[t]))
+		}
+	}
+	if interval, ok := e.poll.intervals[r.id]; ok {
+		// 2^63-1 ms says that checkpoints are off.
+		if j.intervalCfg = interval.value.Float() / 1e3; !(j.intervalCfg > 0 && j.intervalCfg < 1e9) {
+			j.intervalCfg = math.NaN()
+		}
+	}
+	if c, ok := e.poll.checkpoints[r.id]; ok {
+		e.giveCheckpoints(target, c.value)
+	}
+}
+
+func (e *evaluation) giveCheckpoints(target dhalion.Target, c flink.Checkpoints) {
+	e.emit(target, "", dhalion.CheckpointsCompleted, atLeast0(c.Counts.Completed))
+	e.emit(target, "", dhalion.CheckpointFailures, atLeast0(c.Counts.Failed))
+	if c.Latest.Completed != nil {
+		e.emit(target, "", dhalion.CheckpointSeconds, atLeast0(c.Latest.Completed.Duration)/1e3)
+	}
+	interval, newest, failed := e.job.intervalCfg, math.Inf(-1), 0
+	var triggers []float64
+	for _, one := range c.History {
+		at, ok := one.Triggered.Get()
+		if !ok || one.Savepoint {
+			continue
+		}
+		triggers = append(triggers, at)
+		if one.Status == "COMPLETED" {
+			newest = math.Max(newest, at)
+		}
+	}
+	for _, one := range c.History {
+		if at, ok := one.Triggered.Get(); ok && !one.Savepoint && one.Status == "FAILED" && at > newest {
+			failed++
+		}
+	}
+	if len(triggers) > 0 || c.Counts.Completed.Known() {
+		e.emit(target, "", dhalion.CheckpointFailuresInARow, float64(failed))
+	}
+	if math.IsNaN(interval) && len(triggers) > 1 {
+		slices.Sort(triggers)
+		gaps := make([]float64, len(triggers)-1)
+		for i := range gaps {
+			gaps[i] = (triggers[i+1] - triggers[i]) / 1e3
+		}
+		slices.Sort(gaps)
+		interval = (gaps[(len(gaps)-1)/2] + gaps[len(gaps)/2]) / 2
+	}
+	e.emit(target, "", dhalion.CheckpointInterval, interval)
+}
+
+// giveWorkers gives the metrics of the workers that host an instance of the job.
+func (e *evaluation) giveWorkers() {
+	hosts := map[string]bool{}
+	for _, placed := range e.job.run.subtasks {
+		for _, p := range placed {
+			hosts[p.worker] = true
+		}
+	}
+	for _, id := range sorted(e.poll.workers) {
+		name := workerName(id)
+		if name == "" || !hosts[name] {
+			continue
+		}
+		target := dhalion.WorkerTarget(e.job.id, name)
+		value := func(metric string) flink.Number { return e.poll.workers[id][metric].value }
+		e.emit(target, "", dhalion.CPU, fraction(value(cpuLoad)))
+		e.emit(target, "", dhalion.HeapUsed, atLeast0(value(heapUsed)))
+		e.emit(target, "", dhalion.HeapMax, atLeast0(value(heapMax)))
+		gc := atLeast0(value(gcTime)) / 1e3 // several collectors may take more than a second a second
+		e.emit(target, "", dhalion.GC, math.Min(gc, 1))
+	}
+}

@@ -1,0 +1,221 @@
+// Package plan turns what was found and measured into a plan: which actions to
+// take, how big each component should be, what to expect, what was refused and
+// why. It is pure: equal inputs, in any order, give equal plans.
+//
+// Resolvers propose actions against a cause. The planner sizes all components
+// together, drops what policy, conflicts or missing knowledge forbid, ranks the
+// rest by expected utility, and writes down the reason for everything that it
+// refuses.
+//
+// # Utility
+//
+//	utility = Σ P(cause) · benefit(action | cause) − cost − disruption
+//
+// All terms are shares of the offered load over the time for which the plan is
+// valid, so 0.26 is "a quarter of what arrives". Benefit is the share that the
+// action restores if the cause holds. Cost is the price of the instances added
+// (negative: freed), as a share of the job's instances times the parameter
+// instance_price. Disruption is the share of the job's instances that stop, times
+// how long they stop, over the plan's validity. What the action achieved before
+// is not weighed yet. Diagnoses are taken as independent: what one explains of
+// another was taken out of its probability before.
+package plan
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/plan/planfile"
+	"github.com/dhalion-go/dhalion/plan/policy"
+)
+
+// Input is everything that a plan is made of.
+type Input struct {
+	Job      dhalion.JobID
+	AsOf     time.Time
+	Window   dhalion.Window
+	Topology dhalion.Topology
+	Findings dhalion.Findings
+	Load     []ComponentLoad // in any order; a component may be missing: unknown
+	Policy   *policy.Policy
+	Basis    dhalion.Basis     // goes into the plan as it is
+	Warnings []dhalion.Warning // of earlier stages
+}
+
+// ComponentLoad is what one component has to do and what its instances can do.
+// NaN is unknown, everywhere.
+type ComponentLoad struct {
+	Component string
+
+	// Offered is the records per second that would arrive here if everything
+	// upstream kept up with what arrives at the sources; of a source, its arrivals.
+	Offered float64
+
+	// PerInstance is the records that one healthy instance takes per second of
+	// busy time, and the interval around that.
+	PerInstance                     float64
+	PerInstanceLow, PerInstanceHigh float64
+
+	Busy      float64 // mean share of the time spent working, now
+	Lag       float64 // of a source: records due and not yet read
+	SkewShare float64 // share of the hottest instance × parallelism; 1 = even
+
+	Source, Sink, External bool
+}
+
+// Listed is the least probability of a diagnosis that the planner answers to,
+// with an action or with a reason for none.
+const Listed = 0.05
+
+// Make makes the plan with the built-in resolvers.
+func Make(in Input) (dhalion.Plan, error) { return MakeWith(in, Resolvers()) }
+
+// MakeWith makes the plan with the given resolvers, each asked about every
+// diagnosis. Not enough data is a warning in the plan; an error is an input that
+// contradicts itself: no policy, a broken topology, load of a component that does
+// not exist, a rate that is infinite or negative, a probability outside 0 to 1.
+func MakeWith(in Input, resolvers []Resolver) (dhalion.Plan, error) {
+	set, err := settingsOf(in.Policy)
+	if err != nil {
+		return dhalion.Plan{}, fmt.Errorf("plan: make plan of %s: %w", in.Job, err)
+	}
+	return makePlan(in, set, resolvers)
+}
+
+func makePlan(in Input, set settings, resolvers []Resolver) (dhalion.Plan, error) {
+	s, err := newSituation(in, set)
+	if err != nil {
+		return dhalion.Plan{}, fmt.Errorf("plan: make plan of %s: %w", in.Job, err)
+	}
+	chosen, alternatives := s.choose(resolvers)
+	p := dhalion.Plan{
+		Version:         planfile.Version,
+		Job:             in.Job,
+		AsOf:            in.AsOf.UTC(),
+		Window:          dhalion.Window{Start: in.Window.Start.UTC(), End: in.Window.End.UTC()},
+		ValidForSeconds: s.set.validFor.Seconds(),
+		Policy:          s.set.name,
+		FourEyes:        s.set.fourEyes,
+		Basis:           in.Basis,
+		Topology:        s.Topology,
+		Findings:        s.findings,
+		Sizing:          s.sizing(chosen),
+		Actions:         chosen,
+		Alternatives:    alternatives,
+	}
+	p.Warnings = s.lint(p, in.Warnings)
+	return p, nil
+}
+
+// Situation is what a resolver sees: the job, sorted and checked, and what each
+// component needs. It is read-only.
+type Situation struct {
+	Job      dhalion.JobID
+	AsOf     time.Time
+	Topology dhalion.Topology
+
+	findings dhalion.Findings
+	set      settings
+	sizes    []size // non-sources, in order of flow
+	sources  []ComponentLoad
+	feasible float64 // share of the offered load that can be kept up with, at most 1
+	limiting string  // the component that sets feasible; empty when it is 1
+}
+
+func newSituation(in Input, set settings) (*Situation, error) {
+	if in.Job == "" {
+		return nil, errors.New("no job")
+	}
+	if err := in.Topology.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Situation{Job: in.Job, AsOf: in.AsOf, Topology: in.Topology, set: set}
+	s.Topology.Components = slices.Clone(in.Topology.Components)
+	s.Topology.Edges = slices.Clone(in.Topology.Edges)
+	s.Topology.Placement = slices.Clone(in.Topology.Placement)
+	s.Topology.Normalize()
+	var err error
+	if s.findings, err = sorted(in.Findings); err != nil {
+		return nil, err
+	}
+	loads, err := loadsOf(in.Load, s.Topology)
+	if err != nil {
+		return nil, err
+	}
+	s.solve(loads)
+	return s, nil
+}
+
+// sorted gives the findings in the order of the contract, whatever order they
+// came in.
+func sorted(f dhalion.Findings) (dhalion.Findings, error) {
+	f.Symptoms = slices.Clone(f.Symptoms)
+	f.Diagnoses = slices.Clone(f.Diagnoses)
+	f.Unknown = slices.Clone(f.Unknown)
+	slices.SortFunc(f.Symptoms, func(a, b dhalion.Symptom) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), a.Target.Compare(b.Target), a.Since.Compare(b.Since), cmp.Compare(a.Score, b.Score))
+	})
+	slices.SortFunc(f.Diagnoses, func(a, b dhalion.Diagnosis) int {
+		return cmp.Or(cmp.Compare(b.Probability, a.Probability), a.Target.Compare(b.Target), cmp.Compare(a.Cause, b.Cause))
+	})
+	slices.SortFunc(f.Unknown, func(a, b dhalion.Unknown) int {
+		return cmp.Or(a.Target.Compare(b.Target), cmp.Compare(a.Cause, b.Cause), cmp.Compare(a.Reason, b.Reason))
+	})
+	seen := map[dhalion.Pair]bool{}
+	for _, d := range f.Diagnoses {
+		p := pairOf(d)
+		if seen[p] {
+			return f, fmt.Errorf("%s at %s is diagnosed twice", d.Cause, d.Target)
+		}
+		seen[p] = true
+		if !(d.Probability >= 0 && d.Probability <= 1) {
+			return f, fmt.Errorf("%s at %s: probability %v is not within 0 and 1", d.Cause, d.Target, d.Probability)
+		}
+	}
+	return f, nil
+}
+
+func loadsOf(list []ComponentLoad, t dhalion.Topology) (map[string]ComponentLoad, error) {
+	loads := map[string]ComponentLoad{}
+	for _, l := range list {
+		if _, ok := t.Component(l.Component); !ok {
+			return nil, fmt.Errorf("load of %q: no such component", l.Component)
+		}
+		if _, twice := loads[l.Component]; twice {
+			return nil, fmt.Errorf("load of %q is given twice", l.Component)
+		}
+		for _, v := range []float64{l.Offered, l.PerInstance, l.PerInstanceLow, l.PerInstanceHigh, l.Busy, l.Lag, l.SkewShare} {
+			if v < 0 || v > mostRate {
+				return nil, fmt.Errorf("load of %q: %v is not within 0 and %g", l.Component, v, float64(mostRate))
+			}
+		}
+		if l.Offered < leastRate {
+			l.Offered = 0
+		}
+		for _, per := range []*float64{&l.PerInstance, &l.PerInstanceLow, &l.PerInstanceHigh} {
+			if *per < leastRate {
+				*per = math.NaN()
+			}
+		}
+		loads[l.Component] = l
+	}
+	return loads, nil
+}
+
+// Rates outside of these, in records per second, are no rates that a job has, and
+// their quotients would not be finite: a record in eleven days, 10^15 a second.
+const (
+	leastRate = 1e-6
+	mostRate  = 1e15
+)
+
+func pairOf(d dhalion.Diagnosis) dhalion.Pair { return dhalion.Pair{Target: d.Target, Cause: d.Cause} }
+
+func comparePairs(a, b dhalion.Pair) int {
+	return cmp.Or(a.Target.Compare(b.Target), cmp.Compare(a.Cause, b.Cause))
+}

@@ -1,0 +1,575 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sort"
+
+	"github.com/expr-lang/expr/ast"
+	"github.com/expr-lang/expr/file"
+	"github.com/expr-lang/expr/parser"
+
+	dhalion "github.com/dhalion-go/dhalion"
+)
+
+// MaxExpression bounds the length of one expression in bytes, and with it the
+// depth to which it can nest.
+const MaxExpression = 4096
+
+// Catalogue says which features a kind of target has.
+type Catalogue func(kind dhalion.TargetKind, feature string) bool
+
+// Env is what an expression is evaluated against. A nil function knows nothing.
+type Env struct {
+	Feature   func(name string) float64              // NaN: unknown
+	Symptom   func(name string) (held, known bool)   // of the target at hand
+	Score     func(symptom string) float64           // NaN: unknown
+	Diagnosis func(cause dhalion.Cause) float64      // NaN: unknown
+	Parameter func(name string) (v float64, ok bool) // of the policy
+}
+
+// Expr is a compiled expression. expr-lang parses it; it is checked and walked
+// here, because in this language an unknown is neither true nor false (Kleene's
+// three-valued logic) and expr's virtual machine has no such value.
+type Expr struct {
+	source   string
+	root     node
+	isBool   bool
+	features []string
+}
+
+// String is the expression as it was written.
+func (e *Expr) String() string { return e.source }
+
+// Features lists the features that the expression names, in the order written.
+func (e *Expr) Features() []string { return slices.Clone(e.features) }
+
+// Bool evaluates a condition. known is false when the outcome depends on
+// something unknown; false && unknown is known, and so is true || unknown.
+func (e *Expr) Bool(env Env) (value, known bool, err error) {
+	if !e.isBool {
+		return false, false, fmt.Errorf("policy: %q is a number, not a condition", e.source)
+	}
+	v := e.root.eval(&env)
+	return v == 1, v == v, nil
+}
+
+// Number evaluates a numeric expression. What cannot be computed (a division by
+// zero, the logarithm of a negative number, an overflow) is unknown.
+func (e *Expr) Number(env Env) (v float64, known bool, err error) {
+	if e.isBool {
+		return 0, false, fmt.Errorf("policy: %q is a condition, not a number", e.source)
+	}
+	v = e.root.eval(&env)
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return math.NaN(), false, nil
+	}
+	return v, true, nil
+}
+
+// node is a compiled part. Truth is 1 and 0, and NaN is the unknown of both
+// numbers and conditions.
+type node interface{ eval(*Env) float64 }
+
+type evalFunc func(*Env) float64
+
+func (f evalFunc) eval(env *Env) float64 { return f(env) }
+
+var unknown = math.NaN()
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// scope is what names mean where an expression stands.
+type scope struct {
+	kind       dhalion.TargetKind
+	known      Catalogue
+	parameters func(name string) bool
+	names      []string // parameters and, for suggestions, functions
+	symptoms   []string
+}
+
+// compileError carries where in the expression something is wrong, counted in
+// characters from 0.
+type compileError struct {
+	at      int
+	message string
+}
+
+func (e *compileError) Error() string { return e.message }
+
+func wrong(n ast.Node, format string, args ...any) error {
+	return &compileError{n.Location().From, fmt.Sprintf(format, args...)}
+}
+
+func compile(source string, sc scope) (*Expr, error) {
+	if len(source) > MaxExpression {
+		return nil, &compileError{0, fmt.Sprintf("the expression has %d bytes, more than %d", len(source), MaxExpression)}
+	}
+	if depth(source) > 64 {
+		return nil, &compileError{0, "the expression is nested deeper than 64"}
+	}
+	tree, err := parser.Parse(source)
+	if err != nil {
+		var at *file.Error
+		if errors.As(err, &at) {
+			return nil, &compileError{at.From, at.Message}
+		}
+		return nil, &compileError{0, err.Error()}
+	}
+	c := &compiler{scope: sc}
+	root, isBool, err := c.compile(tree.Node)
+	if err != nil {
+		return nil, err
+	}
+	return &Expr{source: source, root: root, isBool: isBool, features: c.features}, nil
+}
+
+// depth is how deep an expression can nest: brackets, and the prefix operators
+// in a row before an operand.
+func depth(source string) int {
+	brackets, deepest, prefixes := 0, 0, 0
+	for _, r := range source {
+		switch r {
+		case '(', '[', '{':
+			brackets++
+			prefixes = 0
+		case ')', ']', '}':
+			brackets--
+			prefixes = 0
+		case '!', '-', '+':
+			prefixes++
+		case ' ', '\t', '\n':
+		default:
+			prefixes = 0
+		}
+		deepest = max(deepest, brackets+prefixes)
+	}
+	return deepest
+}
+
+type compiler struct {
+	scope
+	features []string
+}
+
+func (c *compiler) feature(name string) node {
+	if !slices.Contains(c.features, name) {
+		c.features = append(c.features, name)
+	}
+	return evalFunc(func(env *Env) float64 {
+		if env.Feature == nil {
+			return unknown
+		}
+		return env.Feature(name)
+	})
+}
+
+func (c *compiler) number(n ast.Node) (node, error) {
+	x, isBool, err := c.compile(n)
+	if err == nil && isBool {
+		err = wrong(n, "a number is needed here, not a condition")
+	}
+	return x, err
+}
+
+func (c *compiler) condition(n ast.Node) (node, error) {
+	x, isBool, err := c.compile(n)
+	if err == nil && !isBool {
+		err = wrong(n, "a condition is needed here, not a number")
+	}
+	return x, err
+}
+
+func (c *compiler) compile(n ast.Node) (node, bool, error) {
+	switch n := n.(type) {
+	case *ast.IntegerNode:
+		return constant(float64(n.Value)), false, nil
+	case *ast.FloatNode:
+		return constant(n.Value), false, nil
+	case *ast.BoolNode:
+		return constant(truth(n.Value)), true, nil
+	case *ast.IdentifierNode:
+		x, err := c.identifier(n)
+		return x, false, err
+	case *ast.UnaryNode:
+		return c.unary(n)
+	case *ast.BinaryNode:
+		return c.binary(n)
+	case *ast.ConditionalNode:
+		return c.conditional(n)
+	case *ast.CallNode:
+		callee, ok := n.Callee.(*ast.IdentifierNode)
+		if !ok {
+			return nil, false, wrong(n, "only functions can be called")
+		}
+		return c.call(n, callee.Value, n.Arguments)
+	case *ast.BuiltinNode:
+		return c.call(n, n.Name, n.Arguments)
+	default:
+		return nil, false, wrong(n, "this is not part of the policy language: %s", n.String())
+	}
+}
+
+func constant(v float64) node { return evalFunc(func(*Env) float64 { return v }) }
+
+func (c *compiler) identifier(n *ast.IdentifierNode) (node, error) {
+	switch {
+	case c.known(c.kind, n.Value):
+		return c.feature(n.Value), nil
+	case c.parameters(n.Value):
+		return parameter(n.Value), nil
+	}
+	return nil, wrong(n, "%s is neither a feature of a target of kind %s nor a parameter%s", n.Value, c.kind, didYouMean(n.Value, c.names))
+}
+
+func parameter(name string) node {
+	return evalFunc(func(env *Env) float64 {
+		if env.Parameter == nil {
+			return unknown
+		}
+		if v, ok := env.Parameter(name); ok {
+			return v
+		}
+		return unknown
+	})
+}
+
+func (c *compiler) unary(n *ast.UnaryNode) (node, bool, error) {
+	switch n.Operator {
+	case "!", "not":
+		x, err := c.condition(n.Node)
+		return evalFunc(func(env *Env) float64 { return 1 - x.eval(env) }), true, err
+	case "-":
+		x, err := c.number(n.Node)
+		return evalFunc(func(env *Env) float64 { return -x.eval(env) }), false, err
+	case "+":
+		x, err := c.number(n.Node)
+		return x, false, err
+	}
+	return nil, false, wrong(n, "the operator %s is not part of the policy language", n.Operator)
+}
+
+var arithmetic = map[string]func(a, b float64) float64{
+	"+": func(a, b float64) float64 { return a + b },
+	"-": func(a, b float64) float64 { return a - b },
+	"*": func(a, b float64) float64 { return a * b },
+	"/": func(a, b float64) float64 {
+		if b == 0 {
+			return unknown
+		}
+		return a / b
+	},
+	"^":  math.Pow,
+	"**": math.Pow,
+}
+
+var comparison = map[string]func(a, b float64) bool{
+	"<":  func(a, b float64) bool { return a < b },
+	"<=": func(a, b float64) bool { return a <= b },
+	">":  func(a, b float64) bool { return a > b },
+	">=": func(a, b float64) bool { return a >= b },
+	"==": func(a, b float64) bool { return a == b },
+	"!=": func(a, b float64) bool { return a != b },
+}
+
+func (c *compiler) binary(n *ast.BinaryNode) (node, bool, error) {
+	if n.Operator == "&&" || n.Operator == "and" || n.Operator == "||" || n.Operator == "or" {
+		decides := truth(n.Operator == "||" || n.Operator == "or")
+		a, err := c.condition(n.Left)
+		if err != nil {
+			return nil, false, err
+		}
+		b, err := c.condition(n.Right)
+		if err != nil {
+			return nil, false, err
+		}
+		return evalFunc(func(env *Env) float64 {
+			x := a.eval(env)
+			if x == decides {
+				return x
+			}
+			y := b.eval(env)
+			if y == decides {
+				return y
+			}
+			return x + y - (1 - decides) // unknown when either is
+		}), true, nil
+	}
+	a, aBool, err := c.compile(n.Left)
+	if err != nil {
+		return nil, false, err
+	}
+	b, bBool, err := c.compile(n.Right)
+	if err != nil {
+		return nil, false, err
+	}
+	equality := n.Operator == "==" || n.Operator == "!="
+	if aBool != bBool || (aBool && !equality) {
+		return nil, false, wrong(n, "%s needs two numbers", n.Operator)
+	}
+	if f, ok := comparison[n.Operator]; ok {
+		return evalFunc(func(env *Env) float64 {
+			x, y := a.eval(env), b.eval(env)
+			if x != x || y != y {
+				return unknown
+			}
+			return truth(f(x, y))
+		}), true, nil
+	}
+	if f, ok := arithmetic[n.Operator]; ok {
+		return evalFunc(func(env *Env) float64 { return f(a.eval(env), b.eval(env)) }), false, nil
+	}
+	return nil, false, wrong(n, "the operator %s is not part of the policy language", n.Operator)
+}
+
+func (c *compiler) conditional(n *ast.ConditionalNode) (node, bool, error) {
+	when, err := c.condition(n.Cond)
+	if err != nil {
+		return nil, false, err
+	}
+	a, aBool, err := c.compile(n.Exp1)
+	if err != nil {
+		return nil, false, err
+	}
+	b, bBool, err := c.compile(n.Exp2)
+	if err != nil {
+		return nil, false, err
+	}
+	if aBool != bBool {
+		return nil, false, wrong(n, "both sides of ?: must be numbers, or both conditions")
+	}
+	return evalFunc(func(env *Env) float64 {
+		switch when.eval(env) {
+		case 1:
+			return a.eval(env)
+		case 0:
+			return b.eval(env)
+		}
+		return unknown
+	}), aBool, nil
+}
+
+// functions of numbers. least and most bound the number of arguments; most -1 is
+// any number.
+var functions = map[string]struct {
+	least, most int
+	f           func(v []float64) float64
+}{
+	"abs":   {1, 1, func(v []float64) float64 { return math.Abs(v[0]) }},
+	"ceil":  {1, 1, func(v []float64) float64 { return math.Ceil(v[0] - 1e-9) }},
+	"floor": {1, 1, func(v []float64) float64 { return math.Floor(v[0] + 1e-9) }},
+	"sqrt":  {1, 1, func(v []float64) float64 { return math.Sqrt(v[0]) }},
+	"exp":   {1, 1, func(v []float64) float64 { return math.Exp(v[0]) }},
+	"log":   {1, 1, func(v []float64) float64 { return math.Log(v[0]) }},
+	"min":   {2, -1, func(v []float64) float64 { return fold(v, math.Min) }},
+	"max":   {2, -1, func(v []float64) float64 { return fold(v, math.Max) }},
+	"clamp": {3, 3, func(v []float64) float64 { return math.Max(v[1], math.Min(v[2], v[0])) }},
+	// graded is evidence that grows with a value beyond a limit.
+	"graded": {3, 3, func(v []float64) float64 { return graded(v[0], v[1], v[2]) }},
+}
+
+// gradedMost is where graded evidence ends: odds of e^7, about a thousand to one.
+const gradedMost = 7
+
+// graded is steepness·ln(value/limit), bent above the limit towards gradedMost so
+// that it never reaches it and keeps its order, and cut at -gradedMost below.
+func graded(value, limit, steepness float64) float64 {
+	x := steepness * math.Log(value/limit)
+	if x > 0 {
+		return x / (1 + x/gradedMost)
+	}
+	return math.Max(x, -gradedMost)
+}
+
+func fold(v []float64, f func(a, b float64) float64) float64 {
+	out := v[0]
+	for _, x := range v[1:] {
+		out = f(out, x)
+	}
+	return out
+}
+
+// reserved names are functions of the language itself and never features.
+var reserved = map[string]bool{"symptom": true, "score": true, "diagnosis": true, "parameter": true, "known": true, "unknown": true, "ifknown": true}
+
+func (c *compiler) call(n ast.Node, name string, args []ast.Node) (node, bool, error) {
+	if len(args) == 1 && !reserved[name] {
+		if m, ok := args[0].(*ast.IdentifierNode); ok {
+			if feature := name + "(" + m.Value + ")"; c.known(c.kind, feature) {
+				return c.feature(feature), false, nil
+			}
+		}
+	}
+	switch name {
+	case "symptom", "score", "diagnosis", "parameter":
+		return c.named(n, name, args)
+	case "known", "unknown":
+		if len(args) != 1 {
+			return nil, false, wrong(n, "%s takes one argument", name)
+		}
+		x, _, err := c.compile(args[0])
+		want := name == "known"
+		return evalFunc(func(env *Env) float64 { v := x.eval(env); return truth((v == v) == want) }), true, err
+	case "ifknown":
+		if len(args) != 2 {
+			return nil, false, wrong(n, "ifknown takes two arguments: a number that may be unknown, and what to take then")
+		}
+		x, err := c.number(args[0])
+		if err != nil {
+			return nil, false, err
+		}
+		other, err := c.number(args[1])
+		return evalFunc(func(env *Env) float64 {
+			if v := x.eval(env); v == v {
+				return v
+			}
+			return other.eval(env)
+		}), false, err
+	}
+	f, ok := functions[name]
+	if !ok {
+		return nil, false, wrong(n, "%s(…) is neither a feature of a target of kind %s nor a function%s", name, c.kind, didYouMean(name, functionNames()))
+	}
+	if len(args) < f.least || (f.most >= 0 && len(args) > f.most) {
+		return nil, false, wrong(n, "%s takes %s, not %d", name, arity(f.least, f.most), len(args))
+	}
+	parts := make([]node, len(args))
+	for i, a := range args {
+		var err error
+		if parts[i], err = c.number(a); err != nil {
+			return nil, false, err
+		}
+	}
+	return evalFunc(func(env *Env) float64 {
+		values := make([]float64, len(parts))
+		for i, p := range parts {
+			if values[i] = p.eval(env); values[i] != values[i] {
+				return unknown
+			}
+		}
+		return f.f(values)
+	}), false, nil
+}
+
+func arity(least, most int) string {
+	switch {
+	case most < 0:
+		return fmt.Sprintf("at least %d arguments", least)
+	case least == 1:
+		return "1 argument"
+	default:
+		return fmt.Sprintf("%d arguments", least)
+	}
+}
+
+func functionNames() []string {
+	names := []string{"symptom", "score", "diagnosis", "parameter", "known", "unknown", "ifknown"}
+	for name := range functions {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	return names
+}
+
+// named compiles the functions whose argument is a quoted name.
+func (c *compiler) named(n ast.Node, function string, args []ast.Node) (node, bool, error) {
+	var name string
+	if len(args) == 1 {
+		if s, ok := args[0].(*ast.StringNode); ok {
+			name = s.Value
+		}
+	}
+	if name == "" {
+		return nil, false, wrong(n, "%s takes one quoted name", function)
+	}
+	switch function {
+	case "symptom", "score":
+		if !slices.Contains(c.symptoms, name) {
+			return nil, false, wrong(n, "no detector is named %s%s", name, didYouMean(name, c.symptoms))
+		}
+		if function == "score" {
+			return evalFunc(func(env *Env) float64 {
+				if env.Score == nil {
+					return unknown
+				}
+				return env.Score(name)
+			}), false, nil
+		}
+		return evalFunc(func(env *Env) float64 {
+			if env.Symptom == nil {
+				return unknown
+			}
+			held, known := env.Symptom(name)
+			if !known {
+				return unknown
+			}
+			return truth(held)
+		}), true, nil
+	case "diagnosis":
+		cause := dhalion.Cause(name)
+		if !cause.Valid() {
+			return nil, false, wrong(n, "%s is no cause%s", name, didYouMean(name, causeNames()))
+		}
+		return evalFunc(func(env *Env) float64 {
+			if env.Diagnosis == nil {
+				return unknown
+			}
+			return env.Diagnosis(cause)
+		}), false, nil
+	default:
+		if !c.parameters(name) {
+			return nil, false, wrong(n, "%s is no parameter%s", name, didYouMean(name, c.names))
+		}
+		return parameter(name), false, nil
+	}
+}
+
+func causeNames() []string {
+	var names []string
+	for _, c := range dhalion.Causes {
+		names = append(names, string(c))
+	}
+	return names
+}
+
+// didYouMean names the nearest of some names, when one is near.
+func didYouMean(name string, names []string) string {
+	best, distance := "", 1+len(name)/3
+	for _, other := range names {
+		if d := edits(name, other); d <= distance && (best == "" || d < edits(name, best)) {
+			best = other
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %s?", best)
+}
+
+// edits is the Levenshtein distance.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diagonal := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			change := diagonal
+			if a[i-1] != b[j-1] {
+				change++
+			}
+			diagonal = row[j]
+			row[j] = min(change, row[j]+1, row[j-1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,709 @@
+package policy
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	dhalion "github.com/dhalion-go/dhalion"
+)
+
+//go:embed builtin/*.yaml
+var builtin embed.FS
+
+// MaxFile bounds a policy file in bytes.
+const MaxFile = 1 << 20
+
+// maxExtends bounds how many policies one can stand on.
+const maxExtends = 16
+
+// Builtins lists the built-in policies, sorted.
+func Builtins() []string {
+	entries, err := builtin.ReadDir("builtin")
+	if err != nil {
+		return nil // the folder is embedded: it is there
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, strings.TrimSuffix(e.Name(), ".yaml"))
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Source is a built-in policy as it was written.
+func Source(name string) ([]byte, bool) {
+	data, err := builtin.ReadFile("builtin/" + name + ".yaml")
+	return data, err == nil
+}
+
+// The file as it is written. Pointers tell what was written from what was not.
+type document struct {
+	Name       string               `yaml:"name,omitempty"`
+	Extends    string               `yaml:"extends,omitempty"`
+	Objective  *Objective           `yaml:"objective,omitempty"`
+	Window     string               `yaml:"window,omitempty"`
+	Minimum    *minimumYAML         `yaml:"minimum,omitempty"`
+	Parameters map[string]scalar    `yaml:"parameters,omitempty"`
+	Priors     map[string]float64   `yaml:"priors,omitempty"`
+	Components map[string]Component `yaml:"components,omitempty"`
+	Detectors  []detectorYAML       `yaml:"detectors,omitempty"`
+	Rules      []ruleYAML           `yaml:"rules,omitempty"`
+	Knobs      []knobYAML           `yaml:"knobs,omitempty"`
+	Limits     *limitsYAML          `yaml:"limits,omitempty"`
+	Approve    *approveYAML         `yaml:"approve,omitempty"`
+}
+
+type minimumYAML struct {
+	Span  string `yaml:"span,omitempty"`
+	Polls *int   `yaml:"polls,omitempty"`
+}
+
+type detectorYAML struct {
+	Name    scalar `yaml:"name"`
+	Target  string `yaml:"target,omitempty"`
+	When    scalar `yaml:"when,omitempty"`
+	Score   scalar `yaml:"score,omitempty"`
+	Hold    string `yaml:"hold,omitempty"`
+	Clear   string `yaml:"clear,omitempty"`
+	Disable bool   `yaml:"disable,omitempty"`
+	file    string
+}
+
+type ruleYAML struct {
+	Name     scalar `yaml:"name"`
+	Cause    string `yaml:"cause,omitempty"`
+	Target   string `yaml:"target,omitempty"`
+	When     scalar `yaml:"when,omitempty"`
+	Evidence scalar `yaml:"evidence,omitempty"`
+	Value    scalar `yaml:"value,omitempty"`
+	Disable  bool   `yaml:"disable,omitempty"`
+	file     string
+}
+
+type knobYAML struct {
+	Name      scalar   `yaml:"name"`
+	Argument  string   `yaml:"argument,omitempty"`
+	Values    []scalar `yaml:"values,omitempty"`
+	Mends     string   `yaml:"mends,omitempty"`
+	Component string   `yaml:"component,omitempty"`
+	Disable   bool     `yaml:"disable,omitempty"`
+	file      string
+}
+
+type limitsYAML struct {
+	MinParallelism      *int     `yaml:"min_parallelism,omitempty"`
+	MaxParallelism      *int     `yaml:"max_parallelism,omitempty"`
+	MaxInstancesTouched *float64 `yaml:"max_instances_touched,omitempty"`
+	MaxJobsTouched      *int     `yaml:"max_jobs_touched,omitempty"`
+	QuietHours          *string  `yaml:"quiet_hours,omitempty"`
+	Actions             []string `yaml:"actions,omitempty,flow"`
+}
+
+type approveYAML struct {
+	AutoIf   *string `yaml:"auto_if,omitempty"`
+	FourEyes *bool   `yaml:"four_eyes,omitempty"`
+}
+
+// scalar is a text or number with the place where it stands.
+type scalar struct {
+	text         string
+	line, column int
+	quoted       bool
+}
+
+func (s *scalar) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	if n.Kind != yaml.ScalarNode {
+		return fmt.Errorf("line %d: a text or a number is needed here", n.Line)
+	}
+	*s = scalar{text: n.Value, line: n.Line, column: n.Column}
+	if n.Style == yaml.SingleQuotedStyle || n.Style == yaml.DoubleQuotedStyle {
+		s.quoted = true
+	}
+	return nil
+}
+
+func (s scalar) MarshalYAML() (any, error) { return s.text, nil }
+
+func (s scalar) IsZero() bool { return s.text == "" }
+
+// Load reads a policy and what it extends. name is a built-in policy's or, when
+// it has a slash or ends in .yaml or .yml, a file's; read gets the files. known
+// says which features there are; params override declared parameters. An error
+// about a file begins with FILE:LINE.
+func Load(name string, read func(path string) ([]byte, error), known Catalogue, params map[string]string) (*Policy, error) {
+	chain, err := readChain(name, read)
+	if err != nil {
+		return nil, err
+	}
+	merged := document{Parameters: map[string]scalar{}, Priors: map[string]float64{}, Components: map[string]Component{}}
+	files := map[string]string{} // where scalars of maps come from, by "section.key"
+	for _, d := range chain {
+		merged.merge(d.document, d.file, files)
+	}
+	p, err := merged.check(chain[len(chain)-1].file, files, known, params)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+type fileDocument struct {
+	document
+	file string
+}
+
+// readChain reads a policy and those below it, the lowest first.
+func readChain(name string, read func(string) ([]byte, error)) ([]fileDocument, error) {
+	var chain []fileDocument
+	seen := map[string]bool{}
+	from := ""
+	for name != "" {
+		file := name + ".yaml"
+		var data []byte
+		var err error
+		if isPath(name) {
+			file = name
+			if from != "" && !path.IsAbs(name) {
+				file = path.Join(path.Dir(from), name)
+			}
+			if read == nil {
+				return nil, fmt.Errorf("policy: read %s: no files here", file)
+			}
+			if data, err = read(file); err != nil {
+				return nil, fmt.Errorf("policy: read %s: %w", file, err)
+			}
+			from = file
+		} else if source, ok := Source(name); ok {
+			data = source
+		} else {
+			return nil, fmt.Errorf("policy: there is no built-in policy %q%s; there are %s (a file ends in .yaml)",
+				name, didYouMean(name, Builtins()), strings.Join(Builtins(), ", "))
+		}
+		if seen[file] || len(chain) >= maxExtends {
+			return nil, fmt.Errorf("policy: %s: extends itself by way of others", file)
+		}
+		seen[file] = true
+		d, err := parse(data, file)
+		if err != nil {
+			return nil, err
+		}
+		chain = append(chain, fileDocument{d, file})
+		name = d.Extends
+	}
+	slices.Reverse(chain)
+	return chain, nil
+}
+
+func isPath(name string) bool {
+	return strings.ContainsAny(name, `/\`) || strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml")
+}
+
+var (
+	yamlLine    = regexp.MustCompile(`^(?:yaml: )?line (\d+): `)
+	unknownKey  = regexp.MustCompile(`field (\S+) not found in type policy\.(\w+)`)
+	wrongScalar = regexp.MustCompile("cannot unmarshal !!(\\w+) (?:`([^`]*)` )?into (\\S+)")
+)
+
+// keysOf lists the keys of each part of a policy, for suggestions.
+var keysOf = map[string][]string{
+	"document":     {"name", "extends", "objective", "window", "minimum", "parameters", "priors", "components", "detectors", "rules", "knobs", "limits", "approve"},
+	"detectorYAML": {"name", "target", "when", "score", "hold", "clear", "disable"},
+	"ruleYAML":     {"name", "cause", "target", "when", "evidence", "value", "disable"},
+	"knobYAML":     {"name", "argument", "values", "mends", "component", "disable"},
+	"limitsYAML":   {"min_parallelism", "max_parallelism", "max_instances_touched", "max_jobs_touched", "quiet_hours", "actions"},
+	"approveYAML":  {"auto_if", "four_eyes"},
+	"minimumYAML":  {"span", "polls"},
+	"Objective":    {"kind", "records_per_second", "latency_seconds"},
+	"Component":    {"external"},
+}
+
+func parse(data []byte, name string) (document, error) {
+	var d document
+	if len(data) > MaxFile {
+		return d, fmt.Errorf("%s: a policy of %d bytes is larger than %d", name, len(data), MaxFile)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	if err := dec.Decode(&d); err != nil && !errors.Is(err, io.EOF) {
+		return d, yamlError(name, err)
+	}
+	var more yaml.Node
+	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
+		return d, fmt.Errorf("%s: one policy to a file", name)
+	}
+	return d, nil
+}
+
+// yamlError says FILE:LINE and speaks of keys, not of Go types.
+func yamlError(name string, err error) error {
+	message := err.Error()
+	var typed *yaml.TypeError
+	if errors.As(err, &typed) && len(typed.Errors) > 0 {
+		message = typed.Errors[0]
+	}
+	at := name
+	if m := yamlLine.FindStringSubmatch(message); m != nil {
+		at += ":" + m[1]
+		message = message[len(m[0]):]
+	}
+	if m := unknownKey.FindStringSubmatch(message); m != nil {
+		message = fmt.Sprintf("there is no key %s here%s", m[1], didYouMean(m[1], keysOf[m[2]]))
+	} else if m := wrongScalar.FindStringSubmatch(message); m != nil {
+		message = fmt.Sprintf("%q is not of the kind that stands here", m[2])
+	}
+	return fmt.Errorf("%s: %s", at, strings.TrimPrefix(message, "yaml: "))
+}
+
+// merge lays a policy over what it extends: single values and limits replace,
+// maps merge by key, lists by name, and `disable: true` takes one away.
+func (d *document) merge(o document, file string, files map[string]string) {
+	if o.Name != "" {
+		d.Name = o.Name
+	}
+	if o.Objective != nil {
+		d.Objective = o.Objective
+	}
+	if o.Window != "" {
+		d.Window = o.Window
+		files["window"] = file
+	}
+	if o.Minimum != nil {
+		if d.Minimum == nil {
+			d.Minimum = &minimumYAML{}
+		}
+		if o.Minimum.Span != "" {
+			d.Minimum.Span = o.Minimum.Span
+		}
+		if o.Minimum.Polls != nil {
+			d.Minimum.Polls = o.Minimum.Polls
+		}
+	}
+	for k, v := range o.Parameters {
+		d.Parameters[k] = v
+		files["parameters."+k] = file
+	}
+	maps.Copy(d.Priors, o.Priors)
+	maps.Copy(d.Components, o.Components)
+	for _, x := range o.Detectors {
+		x.file = file
+		d.Detectors = mergeByName(d.Detectors, x, func(a detectorYAML) string { return a.Name.text }, x.Disable)
+	}
+	for _, x := range o.Rules {
+		x.file = file
+		d.Rules = mergeByName(d.Rules, x, func(a ruleYAML) string { return a.Name.text }, x.Disable)
+	}
+	for _, x := range o.Knobs {
+		x.file = file
+		d.Knobs = mergeByName(d.Knobs, x, func(a knobYAML) string { return a.Name.text }, x.Disable)
+	}
+	if o.Limits != nil {
+		if d.Limits == nil {
+			d.Limits = &limitsYAML{}
+		}
+		override(&d.Limits.MinParallelism, o.Limits.MinParallelism)
+		override(&d.Limits.MaxParallelism, o.Limits.MaxParallelism)
+		override(&d.Limits.MaxInstancesTouched, o.Limits.MaxInstancesTouched)
+		override(&d.Limits.MaxJobsTouched, o.Limits.MaxJobsTouched)
+		override(&d.Limits.QuietHours, o.Limits.QuietHours)
+		if o.Limits.Actions != nil {
+			d.Limits.Actions = o.Limits.Actions
+		}
+	}
+	if o.Approve != nil {
+		if d.Approve == nil {
+			d.Approve = &approveYAML{}
+		}
+		override(&d.Approve.AutoIf, o.Approve.AutoIf)
+		override(&d.Approve.FourEyes, o.Approve.FourEyes)
+	}
+}
+
+func override[T any](into **T, from *T) {
+	if from != nil {
+		*into = from
+	}
+}
+
+func mergeByName[T any](list []T, x T, name func(T) string, remove bool) []T {
+	i := slices.IndexFunc(list, func(o T) bool { return name(o) == name(x) })
+	switch {
+	case remove && i >= 0:
+		return slices.Delete(slices.Clone(list), i, i+1)
+	case remove:
+		return list
+	case i >= 0:
+		list[i] = x
+		return list
+	}
+	return append(list, x)
+}
+
+// check turns a merged document into a policy.
+func (d *document) check(file string, files map[string]string, known Catalogue, params map[string]string) (*Policy, error) {
+	p := &Policy{
+		Name: d.Name, Window: time.Minute, Minimum: Minimum{Span: 20 * time.Second, Polls: 4},
+		Priors: map[dhalion.Cause]float64{}, Components: d.Components, Parameters: Parameters{map[string]value{}},
+	}
+	at := func(line int, format string, args ...any) error {
+		return fmt.Errorf("%s:%d: %s", file, max(line, 1), fmt.Sprintf(format, args...))
+	}
+	if p.Name == "" {
+		return nil, at(1, "the policy has no name")
+	}
+	if d.Objective != nil {
+		p.Objective = *d.Objective
+		if !slices.Contains(objectiveKinds, p.Objective.Kind) {
+			return nil, at(1, "objective %q is none of %s", p.Objective.Kind, strings.Join(objectiveKinds, ", "))
+		}
+	}
+	if d.Window != "" {
+		w, err := time.ParseDuration(d.Window)
+		if err != nil || w <= 0 {
+			return nil, at(1, "window %q is no duration above 0, such as 60s", d.Window)
+		}
+		p.Window = w
+	}
+	if d.Minimum != nil {
+		if d.Minimum.Span != "" {
+			span, err := time.ParseDuration(d.Minimum.Span)
+			if err != nil || span < 0 {
+				return nil, at(1, "minimum span %q is no duration from 0, such as 20s", d.Minimum.Span)
+			}
+			p.Minimum.Span = span
+		}
+		if d.Minimum.Polls != nil {
+			p.Minimum.Polls = *d.Minimum.Polls
+		}
+	}
+	for name, s := range d.Parameters {
+		p.Parameters.values[name] = parseValue(s.text)
+	}
+	if err := p.Parameters.set(params); err != nil {
+		return nil, err
+	}
+	for name, v := range d.Priors {
+		cause := dhalion.Cause(name)
+		if !cause.Valid() {
+			return nil, at(1, "prior of %s: there is no such cause%s", name, didYouMean(name, causeNames()))
+		}
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return nil, at(1, "prior of %s: %v is no log-odds", name, v)
+		}
+		p.Priors[cause] = v
+	}
+	if err := d.checkDetectors(p, known); err != nil {
+		return nil, err
+	}
+	if err := d.checkRules(p, known); err != nil {
+		return nil, err
+	}
+	if err := d.checkKnobs(p); err != nil {
+		return nil, err
+	}
+	if err := d.checkLimits(p, at); err != nil {
+		return nil, err
+	}
+	p.Digest = p.digest()
+	return p, nil
+}
+
+func (p *Policy) scope(kind dhalion.TargetKind, known Catalogue) scope {
+	sc := scope{kind: kind, known: known, names: p.Parameters.Names()}
+	if known == nil {
+		sc.known = func(dhalion.TargetKind, string) bool { return false }
+	}
+	sc.parameters = func(name string) bool { _, ok := p.Parameters.Number(name); return ok }
+	for _, d := range p.Detectors {
+		sc.symptoms = append(sc.symptoms, d.Name)
+	}
+	return sc
+}
+
+// expression compiles a scalar and puts its place before what is wrong with it.
+func expression(s scalar, file string, sc scope) (*Expr, error) {
+	e, err := compile(s.text, sc)
+	if err == nil {
+		return e, nil
+	}
+	column := s.column
+	var ce *compileError
+	if errors.As(err, &ce) {
+		column += ce.at
+	}
+	if s.quoted {
+		column++
+	}
+	return nil, fmt.Errorf("%s:%d:%d: %w", file, s.line, column, err)
+}
+
+func duration(text, what, file string, line int) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		return 0, fmt.Errorf("%s:%d: %s %q is no duration from 0, such as 30s", file, line, what, text)
+	}
+	return d, nil
+}
+
+func kindOf(text, file string, line int) (dhalion.TargetKind, error) {
+	kind := dhalion.TargetKind(text)
+	if !kind.Valid() {
+		return "", fmt.Errorf("%s:%d: target %q is none of job, component, instance, worker", file, line, text)
+	}
+	return kind, nil
+}
+
+func (d *document) checkDetectors(p *Policy, known Catalogue) error {
+	slices.SortFunc(d.Detectors, func(a, b detectorYAML) int { return strings.Compare(a.Name.text, b.Name.text) })
+	for _, x := range d.Detectors {
+		if x.Name.text == "" {
+			return fmt.Errorf("%s: a detector has no name", x.file)
+		}
+		line := x.Name.line
+		kind, err := kindOf(x.Target, x.file, line)
+		if err != nil {
+			return err
+		}
+		out := Detector{Name: x.Name.text, Target: kind, File: x.file, Line: line}
+		if out.Hold, err = duration(x.Hold, "hold", x.file, line); err != nil {
+			return err
+		}
+		if out.Clear, err = duration(x.Clear, "clear", x.file, line); err != nil {
+			return err
+		}
+		if x.When.text == "" {
+			return fmt.Errorf("%s:%d: detector %s has no condition (when)", x.file, line, out.Name)
+		}
+		sc := p.scope(kind, known)
+		sc.symptoms = nil // symptoms are made of features, not of one another
+		if out.When, err = conditionOf(x.When, x.file, sc); err != nil {
+			return err
+		}
+		if x.Score.text != "" {
+			if out.Score, err = numberOf(x.Score, x.file, sc); err != nil {
+				return err
+			}
+		}
+		p.Detectors = append(p.Detectors, out)
+	}
+	return nil
+}
+
+func conditionOf(s scalar, file string, sc scope) (*Expr, error) {
+	e, err := expression(s, file, sc)
+	if err == nil && !e.isBool {
+		err = fmt.Errorf("%s:%d: %q is a number, and a condition is needed", file, s.line, s.text)
+	}
+	return e, err
+}
+
+func numberOf(s scalar, file string, sc scope) (*Expr, error) {
+	e, err := expression(s, file, sc)
+	if err == nil && e.isBool {
+		err = fmt.Errorf("%s:%d: %q is a condition, and a number is needed", file, s.line, s.text)
+	}
+	return e, err
+}
+
+func (d *document) checkRules(p *Policy, known Catalogue) error {
+	for _, x := range d.Rules {
+		if x.Name.text == "" {
+			return fmt.Errorf("%s: a rule has no name", x.file)
+		}
+		line := x.Name.line
+		kind, err := kindOf(x.Target, x.file, line)
+		if err != nil {
+			return err
+		}
+		out := Rule{Name: x.Name.text, Cause: dhalion.Cause(x.Cause), Target: kind, File: x.file, Line: line}
+		if !out.Cause.Valid() {
+			return fmt.Errorf("%s:%d: rule %s: there is no cause %q%s", x.file, line, out.Name, x.Cause, didYouMean(x.Cause, causeNames()))
+		}
+		sc := p.scope(kind, known)
+		if x.When.text != "" {
+			if out.When, err = conditionOf(x.When, x.file, sc); err != nil {
+				return err
+			}
+		}
+		if x.Evidence.text == "" {
+			return fmt.Errorf("%s:%d: rule %s has no evidence", x.file, line, out.Name)
+		}
+		if out.Evidence, err = numberOf(x.Evidence, x.file, sc); err != nil {
+			return err
+		}
+		if x.Value.text != "" {
+			if out.Value, err = numberOf(x.Value, x.file, sc); err != nil {
+				return err
+			}
+		}
+		p.Rules = append(p.Rules, out)
+	}
+	return nil
+}
+
+func (d *document) checkKnobs(p *Policy) error {
+	for _, x := range d.Knobs {
+		line := x.Name.line
+		out := Knob{Name: x.Name.text, Argument: x.Argument, Mends: dhalion.Cause(x.Mends), Component: x.Component}
+		switch {
+		case out.Name == "" || out.Argument == "":
+			return fmt.Errorf("%s:%d: a knob needs a name and an argument", x.file, max(line, 1))
+		case !out.Mends.Valid():
+			return fmt.Errorf("%s:%d: knob %s mends %q, which is no cause%s", x.file, line, out.Name, x.Mends, didYouMean(x.Mends, causeNames()))
+		case len(x.Values) == 0:
+			return fmt.Errorf("%s:%d: knob %s has no values", x.file, line, out.Name)
+		}
+		for _, v := range x.Values {
+			if n, err := strconv.ParseFloat(v.text, 64); err == nil && !v.quoted && !math.IsInf(n, 0) && !math.IsNaN(n) {
+				out.Values = append(out.Values, dhalion.NumberSetting(n))
+			} else {
+				out.Values = append(out.Values, dhalion.TextSetting(v.text))
+			}
+		}
+		p.Knobs = append(p.Knobs, out)
+	}
+	return nil
+}
+
+func (d *document) checkLimits(p *Policy, at func(int, string, ...any) error) error {
+	if l := d.Limits; l != nil {
+		if l.MinParallelism != nil {
+			p.Limits.MinParallelism = *l.MinParallelism
+		}
+		if l.MaxParallelism != nil {
+			p.Limits.MaxParallelism = *l.MaxParallelism
+		}
+		if l.MaxInstancesTouched != nil {
+			p.Limits.MaxInstancesTouched = *l.MaxInstancesTouched
+		}
+		if l.MaxJobsTouched != nil {
+			p.Limits.MaxJobsTouched = *l.MaxJobsTouched
+		}
+		switch {
+		case p.Limits.MinParallelism < 0 || p.Limits.MaxParallelism < 0 || p.Limits.MaxJobsTouched < 0 || !(p.Limits.MaxInstancesTouched >= 0):
+			return at(1, "a limit is negative")
+		case p.Limits.MaxParallelism > 0 && p.Limits.MinParallelism > p.Limits.MaxParallelism:
+			return at(1, "min_parallelism %d is above max_parallelism %d", p.Limits.MinParallelism, p.Limits.MaxParallelism)
+		}
+		if l.QuietHours != nil {
+			q, err := parseQuietHours(*l.QuietHours)
+			if err != nil {
+				return at(1, "%v", err)
+			}
+			p.Limits.QuietHours = q
+		}
+		for _, a := range l.Actions {
+			kind := dhalion.ActionKind(a)
+			if !kind.Valid() {
+				var names []string
+				for _, k := range dhalion.ActionKinds {
+					names = append(names, string(k))
+				}
+				return at(1, "there is no action %q%s", a, didYouMean(a, names))
+			}
+			p.Limits.Actions = append(p.Limits.Actions, kind)
+		}
+	}
+	if a := d.Approve; a != nil {
+		if a.AutoIf != nil {
+			p.Approve.AutoIf = *a.AutoIf
+		}
+		if a.FourEyes != nil {
+			p.Approve.FourEyes = *a.FourEyes
+		}
+	}
+	return nil
+}
+
+// WithWindow is the policy with windows of another length.
+func (p *Policy) WithWindow(d time.Duration) *Policy {
+	q := *p
+	q.Window = d
+	q.Digest = q.digest()
+	return &q
+}
+
+// YAML is the policy in effect: merged, with its parameters overridden, in the
+// language it was written in. Loading it gives the same policy.
+func (p *Policy) YAML() []byte {
+	yes := func(b bool) *bool { return &b }
+	d := document{
+		Name: p.Name, Window: p.Window.String(), Minimum: &minimumYAML{p.Minimum.Span.String(), &p.Minimum.Polls},
+		Parameters: map[string]scalar{}, Priors: map[string]float64{}, Components: p.Components,
+	}
+	if p.Objective != (Objective{}) {
+		d.Objective = &p.Objective
+	}
+	for name, v := range p.Parameters.values {
+		d.Parameters[name] = scalar{text: v.String()}
+	}
+	for cause, v := range p.Priors {
+		d.Priors[string(cause)] = v
+	}
+	text := func(e *Expr) scalar {
+		if e == nil {
+			return scalar{}
+		}
+		return scalar{text: e.source}
+	}
+	for _, x := range p.Detectors {
+		d.Detectors = append(d.Detectors, detectorYAML{
+			Name: scalar{text: x.Name}, Target: string(x.Target), When: text(x.When), Score: text(x.Score),
+			Hold: x.Hold.String(), Clear: x.Clear.String(),
+		})
+	}
+	for _, x := range p.Rules {
+		d.Rules = append(d.Rules, ruleYAML{
+			Name: scalar{text: x.Name}, Cause: string(x.Cause), Target: string(x.Target),
+			When: text(x.When), Evidence: text(x.Evidence), Value: text(x.Value),
+		})
+	}
+	for _, x := range p.Knobs {
+		k := knobYAML{Name: scalar{text: x.Name}, Argument: x.Argument, Mends: string(x.Mends), Component: x.Component}
+		for _, v := range x.Values {
+			k.Values = append(k.Values, scalar{text: v.String()})
+		}
+		d.Knobs = append(d.Knobs, k)
+	}
+	l := p.Limits
+	quiet := l.QuietHours.String()
+	d.Limits = &limitsYAML{&l.MinParallelism, &l.MaxParallelism, &l.MaxInstancesTouched, &l.MaxJobsTouched, &quiet, nil}
+	for _, a := range l.Actions {
+		d.Limits.Actions = append(d.Limits.Actions, string(a))
+	}
+	d.Approve = &approveYAML{&p.Approve.AutoIf, yes(p.Approve.FourEyes)}
+	var out bytes.Buffer
+	enc := yaml.NewEncoder(&out)
+	enc.SetIndent(2)
+	if err := enc.Encode(d); err != nil {
+		return nil // texts and numbers always encode
+	}
+	return out.Bytes()
+}
+
+// digest is over the canonical rendering, in which maps are sorted by key, so
+// that neither the files' layout nor their comments matter.
+func (p *Policy) digest() string {
+	sum := sha256.Sum256(p.YAML())
+	return hex.EncodeToString(sum[:])
+}

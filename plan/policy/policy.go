@@ -1,0 +1,262 @@
+// Package policy is the language in which users say what they want of a job and
+// how it is to be judged: objective, parameters, detectors, rules, limits.
+//
+// A policy is YAML. Built-in ones are embedded in the same language, and what
+// users write extends them. Conditions and evidence are expressions over the
+// features of a target; they are checked when the policy is loaded, and what is
+// wrong is reported with file and line. Evaluation has a third truth value: what
+// depends on something unknown is unknown.
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	dhalion "github.com/dhalion-go/dhalion"
+)
+
+// Policy is one that has been loaded, merged with what it extends and checked.
+// It holds no address and no command.
+type Policy struct {
+	Name       string
+	Objective  Objective
+	Window     time.Duration
+	Minimum    Minimum
+	Parameters Parameters
+	Priors     map[dhalion.Cause]float64 // log-odds
+	Components map[string]Component
+	Detectors  []Detector // sorted by name
+	Rules      []Rule     // in the order written; extended ones first
+	Knobs      []Knob
+	Limits     Limits
+	Approve    Approve
+	// Digest is the SHA-256, in hex, of the policy in effect: two files that come
+	// to the same policy have the same digest.
+	Digest string
+}
+
+// Number is a parameter as a number, a duration in seconds; false when there is
+// no such parameter or it is a text.
+func (p *Policy) Number(name string) (float64, bool) { return p.Parameters.Number(name) }
+
+// Objective is what a job is to achieve.
+type Objective struct {
+	Kind             string  `yaml:"kind,omitempty"`
+	RecordsPerSecond float64 `yaml:"records_per_second,omitempty"`
+	LatencySeconds   float64 `yaml:"latency_seconds,omitempty"`
+}
+
+var objectiveKinds = []string{"throughput-slo", "dynamic-provisioning", "latency-slo", "cost"}
+
+// Minimum is what a window must hold for a diagnosis.
+type Minimum struct {
+	Span  time.Duration
+	Polls int
+}
+
+// Component says what a policy knows of one component.
+type Component struct {
+	External bool `yaml:"external,omitempty"`
+}
+
+// Detector sees a symptom. When is its condition; Score, in units of its limit,
+// may be nil. It must hold for Hold and ends when absent for Clear.
+type Detector struct {
+	Name        string
+	Target      dhalion.TargetKind
+	When, Score *Expr
+	Hold, Clear time.Duration
+	File        string
+	Line        int
+}
+
+// Rule gives evidence for or against a cause at targets of one kind. When may be
+// nil: always. Value is the number shown beside the evidence; nil for none.
+type Rule struct {
+	Name                  string
+	Cause                 dhalion.Cause
+	Target                dhalion.TargetKind
+	When, Evidence, Value *Expr
+	File                  string
+	Line                  int
+}
+
+// Knob is an argument of the job that may be set, and the cause that it mends.
+type Knob struct {
+	Name      string            `yaml:"name"`
+	Argument  string            `yaml:"argument"`
+	Values    []dhalion.Setting `yaml:"-"`
+	Mends     dhalion.Cause     `yaml:"mends"`
+	Component string            `yaml:"component,omitempty"`
+}
+
+// Limits bound what a plan may do. Zero is no bound.
+type Limits struct {
+	MinParallelism, MaxParallelism int
+	MaxInstancesTouched            float64 // share of the affected jobs' instances
+	MaxJobsTouched                 int
+	QuietHours                     QuietHours
+	Actions                        []dhalion.ActionKind // none: all
+}
+
+// Approve says when a plan may be applied.
+type Approve struct {
+	AutoIf   string
+	FourEyes bool
+}
+
+// QuietHours is a daily stretch in which nothing is to be changed. The zero value
+// is never quiet.
+type QuietHours struct {
+	text       string
+	from, to   time.Duration // since midnight
+	location   *time.Location
+	configured bool
+}
+
+// String is the text it was read from.
+func (q QuietHours) String() string { return q.text }
+
+// Quiet reports whether t lies in [from, to), by the clock of the zone named; a
+// stretch that ends before it begins crosses midnight.
+func (q QuietHours) Quiet(t time.Time) bool {
+	if !q.configured {
+		return false
+	}
+	t = t.In(q.location)
+	now := time.Duration(t.Hour())*time.Hour + time.Duration(t.Minute())*time.Minute + time.Duration(t.Second())*time.Second
+	if q.from <= q.to {
+		return q.from <= now && now < q.to
+	}
+	return now >= q.from || now < q.to
+}
+
+// parseQuietHours reads "22:00-06:00 Europe/Berlin"; without a zone it is UTC.
+func parseQuietHours(text string) (QuietHours, error) {
+	if text == "" {
+		return QuietHours{}, nil
+	}
+	hours, zone, _ := strings.Cut(text, " ")
+	from, to, ok := strings.Cut(hours, "-")
+	if !ok {
+		return QuietHours{}, fmt.Errorf(`quiet hours %q are not like "22:00-06:00 Europe/Berlin"`, text)
+	}
+	q := QuietHours{text: text, location: time.UTC, configured: true}
+	for part, into := range map[string]*time.Duration{from: &q.from, to: &q.to} {
+		at, err := time.Parse("15:04", part)
+		if err != nil {
+			return QuietHours{}, fmt.Errorf("quiet hours %q: %q is no time of day", text, part)
+		}
+		*into = at.Sub(at.Truncate(24 * time.Hour))
+	}
+	if zone = strings.TrimSpace(zone); zone != "" {
+		var err error
+		if q.location, err = time.LoadLocation(zone); err != nil {
+			return QuietHours{}, fmt.Errorf("quiet hours %q: no time zone %q is known here", text, zone)
+		}
+	}
+	return q, nil
+}
+
+// Parameters are the named numbers, durations and texts that a policy's rules
+// and the planner ask for.
+type Parameters struct{ values map[string]value }
+
+type value struct {
+	kind   byte // 'n' number, 'd' duration, 't' text
+	number float64
+	text   string
+}
+
+func (v value) String() string {
+	switch v.kind {
+	case 'd':
+		return time.Duration(v.number * float64(time.Second)).String()
+	case 'n':
+		return strconv.FormatFloat(v.number, 'g', 12, 64)
+	default:
+		return v.text
+	}
+}
+
+// parseValue reads a number, a duration ("90s"), or else a text.
+func parseValue(text string) value {
+	if n, err := strconv.ParseFloat(text, 64); err == nil && n == n && n < 1e300 && n > -1e300 {
+		return value{kind: 'n', number: n}
+	}
+	if d, err := time.ParseDuration(text); err == nil {
+		return value{kind: 'd', number: d.Seconds()}
+	}
+	return value{kind: 't', text: text}
+}
+
+var kindWords = map[byte]string{'n': "a number", 'd': "a duration", 't': "a text"}
+
+// Number is a parameter as a number, a duration in seconds.
+func (p Parameters) Number(name string) (float64, bool) {
+	v, ok := p.values[name]
+	return v.number, ok && v.kind != 't'
+}
+
+// Duration is a parameter that is a duration.
+func (p Parameters) Duration(name string) (time.Duration, bool) {
+	v, ok := p.values[name]
+	return time.Duration(v.number * float64(time.Second)), ok && v.kind == 'd'
+}
+
+// Text is a parameter as people write it.
+func (p Parameters) Text(name string) (string, bool) {
+	v, ok := p.values[name]
+	return v.String(), ok
+}
+
+// Names lists the parameters, sorted.
+func (p Parameters) Names() []string { return slices.Sorted(maps.Keys(p.values)) }
+
+// set overrides parameters that exist with values of their kind.
+func (p Parameters) set(over map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(over)) {
+		old, ok := p.values[name]
+		if !ok {
+			return fmt.Errorf("policy: there is no parameter %q%s; there are %s", name, didYouMean(name, p.Names()), strings.Join(p.Names(), ", "))
+		}
+		v := parseValue(over[name])
+		if v.kind != old.kind {
+			return fmt.Errorf("policy: parameter %s is %s (%s), not %q", name, kindWords[old.kind], old, over[name])
+		}
+		p.values[name] = v
+	}
+	return nil
+}
+
+// Lint lists what is allowed and looks like a mistake. The codes are stable.
+func (p *Policy) Lint() []dhalion.Warning {
+	var out []dhalion.Warning
+	add := func(code, format string, args ...any) {
+		out = append(out, dhalion.Warning{Code: code, Message: fmt.Sprintf(format, args...)})
+	}
+	ruled := map[dhalion.Cause]bool{}
+	for _, r := range p.Rules {
+		ruled[r.Cause] = true
+	}
+	for _, cause := range dhalion.Causes {
+		_, prior := p.Priors[cause]
+		switch {
+		case ruled[cause] && !prior:
+			add("no-prior", "cause %s has rules and no prior: even odds are taken before any evidence", cause)
+		case !ruled[cause] && prior:
+			add("no-rules", "cause %s has a prior and no rules: it is never judged", cause)
+		}
+	}
+	if v, ok := p.Number("target_utilisation"); ok && (v <= 0 || v > 1) {
+		add("target-utilisation", "target_utilisation %v is not above 0 and at most 1", v)
+	}
+	if p.Minimum.Span > p.Window {
+		add("minimum-span", "a minimum span of %s is never reached by windows of %s: nothing is ever diagnosed", p.Minimum.Span, p.Window)
+	}
+	return out
+}

@@ -1,0 +1,361 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/dhalion-go/dhalion"
+)
+
+// candidate is one action with all that was proposed for it: several diagnoses
+// may ask for the same.
+type candidate struct {
+	action  dhalion.Action
+	worth   map[dhalion.Cause]float64 // greatest P·benefit by cause
+	cost    float64
+	stops   float64
+	follows bool
+	leaders map[dhalion.Pair]bool // of a follower: the diagnoses that it follows
+	gone    string                // why it was dropped
+}
+
+func sameAction(a, b dhalion.Action) bool {
+	return a.Kind == b.Kind && a.Target == b.Target && a.Argument == b.Argument
+}
+
+// choose asks the resolvers about every diagnosis and gives the actions in the
+// order in which they are applied, and everything refused.
+func (s *Situation) choose(resolvers []Resolver) ([]dhalion.Action, []dhalion.Alternative) {
+	var candidates []*candidate
+	var alternatives []dhalion.Alternative
+	refuse := func(a dhalion.Action, reason string) {
+		alternatives = append(alternatives, dhalion.Alternative{Action: a, Reason: reason})
+	}
+	transient := s.probability(dhalion.Transient)
+	for _, d := range s.findings.Diagnoses {
+		if d.Probability < Listed {
+			continue
+		}
+		var proposals []Proposal
+		for _, r := range resolvers {
+			proposals = append(proposals, r.Propose(d, s)...)
+		}
+		if len(proposals) == 0 {
+			refuse(s.alert(d, "is diagnosed with "+string(d.Cause)).Action, "no resolver answers this cause at "+words(d.Target))
+			continue
+		}
+		// One line is enough for what is not acted upon at all.
+		if reason := s.idle(d); reason != "" {
+			first := proposals[len(proposals)-1] // an action that is meant comes after what is never done
+			if first.Follows {
+				first = proposals[0]
+			}
+			if first.Refused != "" && d.ExplainedBy == nil {
+				reason = first.Refused
+			}
+			refuse(s.weighed(first), reason)
+			continue
+		}
+		for _, p := range proposals {
+			scalesUp := p.Action.Kind == dhalion.SetParallelism && d.Cause == dhalion.Underprovisioned
+			switch {
+			case p.Refused != "":
+				refuse(s.weighed(p), p.Refused)
+			case scalesUp && transient >= s.set.actAbove && transient >= d.Probability:
+				if !p.Follows {
+					refuse(s.weighed(p), fmt.Sprintf("a transient is as likely (%.0f %%) and drains by itself", 100*transient))
+				}
+			case !s.set.allows(p.Action.Kind):
+				if !p.Follows {
+					refuse(s.weighed(p), fmt.Sprintf("the policy's limits do not allow %s", p.Action.Kind))
+				}
+			default:
+				candidates = merge(candidates, p, d)
+			}
+		}
+	}
+	slices.SortFunc(candidates, func(a, b *candidate) int { return compareActions(a.action, b.action) })
+	s.conflicts(candidates)
+	s.rank(candidates)
+	s.bound(candidates)
+
+	// Nothing follows what is not done.
+	var actions []dhalion.Action
+	for _, c := range candidates {
+		s.evaluate(c, candidates)
+		if c.gone != "" {
+			refuse(c.action, c.gone)
+			continue
+		}
+		actions = append(actions, c.action)
+	}
+	slices.SortFunc(actions, func(a, b dhalion.Action) int {
+		return cmp.Or(cmp.Compare(order(a.Kind), order(b.Kind)), cmp.Compare(b.Utility, a.Utility), compareActions(a, b))
+	})
+	to := targets(actions)
+	for i := range actions {
+		s.expect(&actions[i], to)
+	}
+	slices.SortFunc(alternatives, func(a, b dhalion.Alternative) int {
+		return cmp.Or(cmp.Compare(b.Action.Probability, a.Action.Probability), compareActions(a.Action, b.Action), cmp.Compare(a.Reason, b.Reason))
+	})
+	if actions == nil {
+		actions = []dhalion.Action{}
+	}
+	if alternatives == nil {
+		alternatives = []dhalion.Alternative{}
+	}
+	return actions, alternatives
+}
+
+// idle is the reason why a diagnosis is not acted upon at all, or empty.
+func (s *Situation) idle(d dhalion.Diagnosis) string {
+	if d.ExplainedBy != nil {
+		return fmt.Sprintf("explained by %s at %s: mend that first and look again", d.ExplainedBy.Cause, words(d.ExplainedBy.Target))
+	}
+	if d.Probability < s.set.actAbove {
+		return fmt.Sprintf("%.0f %% is too unlikely to act on: the policy asks for %.0f %%", 100*d.Probability, 100*s.set.actAbove)
+	}
+	return ""
+}
+
+// probability of a cause, wherever it is likeliest.
+func (s *Situation) probability(cause dhalion.Cause) float64 {
+	p := 0.0
+	for _, d := range s.findings.Diagnoses {
+		if d.Cause == cause {
+			p = math.Max(p, d.Probability)
+		}
+	}
+	return p
+}
+
+func compareActions(a, b dhalion.Action) int {
+	na, _ := a.To.Number()
+	nb, _ := b.To.Number()
+	return cmp.Or(a.Target.Compare(b.Target), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Argument, b.Argument),
+		cmp.Compare(na, nb), cmp.Compare(a.To.String(), b.To.String()), slices.CompareFunc(a.Because, b.Because, comparePairs))
+}
+
+// order in which actions are applied. What takes a sick instance or worker away
+// comes first, so that a rescale does not place instances there again; asking a
+// person comes last.
+func order(kind dhalion.ActionKind) int {
+	return slices.Index([]dhalion.ActionKind{dhalion.Relocate, dhalion.Restart, dhalion.SetKnob, dhalion.Repartition, dhalion.SetParallelism, dhalion.Alert}, kind)
+}
+
+func merge(candidates []*candidate, p Proposal, d dhalion.Diagnosis) []*candidate {
+	i := slices.IndexFunc(candidates, func(c *candidate) bool {
+		if !sameAction(c.action, p.Action) {
+			return false
+		}
+		// To more and to fewer instances are two answers.
+		return c.action.Kind != dhalion.SetParallelism || grows(c.action) == grows(p.Action)
+	})
+	if i < 0 {
+		candidates = append(candidates, &candidate{action: p.Action, worth: map[dhalion.Cause]float64{}, cost: p.Cost, stops: p.Stops,
+			follows: true, leaders: map[dhalion.Pair]bool{}})
+		i = len(candidates) - 1
+	}
+	c := candidates[i]
+	c.worth[d.Cause] = math.Max(c.worth[d.Cause], d.Probability*p.Benefit)
+	c.follows = c.follows && p.Follows
+	if p.Follows {
+		c.leaders[pairOf(d)] = true
+	}
+	c.action.Probability = math.Max(c.action.Probability, d.Probability)
+	if !slices.Contains(c.action.Because, pairOf(d)) {
+		c.action.Because = append(slices.Clone(c.action.Because), pairOf(d))
+		slices.SortFunc(c.action.Because, comparePairs)
+	}
+	return candidates
+}
+
+func grows(a dhalion.Action) bool {
+	from, _ := a.From.Number()
+	to, _ := a.To.Number()
+	return to > from
+}
+
+// conflicts drops what must not be done together.
+func (s *Situation) conflicts(candidates []*candidate) {
+	sick := map[string]dhalion.Diagnosis{} // by component, what else is wrong there
+	failing := 0.0
+	for _, d := range s.findings.Diagnoses {
+		if d.Probability < s.set.actAbove || d.ExplainedBy != nil {
+			continue
+		}
+		switch d.Cause {
+		case dhalion.Failing:
+			failing = math.Max(failing, d.Probability)
+		case dhalion.SlowInstance, dhalion.DataSkew, dhalion.SinkLimited:
+			if _, ok := sick[d.Target.Component]; !ok {
+				sick[d.Target.Component] = d
+			}
+		}
+	}
+	for i, c := range candidates {
+		a := c.action
+		if a.Kind == dhalion.SetParallelism && !grows(a) {
+			up := slices.ContainsFunc(candidates, func(o *candidate) bool {
+				return o.action.Kind == dhalion.SetParallelism && o.action.Target == a.Target && grows(o.action)
+			})
+			d, ill := sick[a.Target.Component]
+			switch {
+			case up:
+				c.gone = "the same plan scales " + words(a.Target) + " up"
+			case ill:
+				c.gone = fmt.Sprintf("%s holds at %s: mend that before instances are taken away", d.Cause, words(d.Target))
+			case failing > 0:
+				c.gone = "the job keeps failing: what it needs cannot be told from how it runs now"
+			}
+		}
+		// A worker is emptied once, however many of its instances are slow.
+		if a.Kind == dhalion.Relocate {
+			for _, o := range candidates[:i] {
+				if o.gone == "" && o.action.Kind == dhalion.Relocate && o.action.From == a.From {
+					loser, winner := c, o
+					if a.Target.Kind == dhalion.KindWorker || (o.action.Target.Kind != dhalion.KindWorker && a.Probability > o.action.Probability) {
+						loser, winner = o, c
+					}
+					loser.gone = fmt.Sprintf("worker %s is emptied already, for %s", a.From, words(winner.action.Target))
+				}
+			}
+		}
+	}
+}
+
+// rank drops what is not worth it. All changes of parallelism are one rescale and
+// share its disruption: as one is dropped the others bear more, so this goes on
+// until nothing changes.
+func (s *Situation) rank(candidates []*candidate) {
+	for {
+		s.orphans(candidates)
+		var worst *candidate
+		for _, c := range candidates {
+			s.evaluate(c, candidates)
+			if c.gone == "" && !(c.action.Utility > 0) && (worst == nil || c.action.Utility < worst.action.Utility) {
+				worst = c
+			}
+		}
+		if worst == nil {
+			return
+		}
+		worst.gone = fmt.Sprintf("not worth it: its utility is %.3f", worst.action.Utility)
+	}
+}
+
+// evaluate sets a candidate's utility beside what else is still to be done.
+func (s *Situation) evaluate(c *candidate, candidates []*candidate) {
+	together := 0
+	for _, o := range candidates {
+		if o.gone == "" && o.action.Kind == dhalion.SetParallelism {
+			together++
+		}
+	}
+	c.action.Utility = s.utility(c.worth, c.cost, c.stops, c.action, together)
+}
+
+func (s *Situation) utility(benefits map[dhalion.Cause]float64, cost, stops float64, a dhalion.Action, together int) float64 {
+	sum := 0.0
+	for _, cause := range dhalion.Causes { // in one order, for the sum's last digit
+		sum += benefits[cause]
+	}
+	disruption := touched(a) * stops / math.Max(1, s.set.validFor.Seconds())
+	if a.Kind == dhalion.SetParallelism && together > 1 {
+		disruption /= float64(together)
+	}
+	return sum - cost - disruption
+}
+
+// weighed is a proposal's action with the utility that it would have alone.
+func (s *Situation) weighed(p Proposal) dhalion.Action {
+	benefits := map[dhalion.Cause]float64{}
+	for _, b := range p.Action.Because {
+		benefits[b.Cause] = p.Action.Probability * p.Benefit
+	}
+	a := p.Action
+	a.Utility = s.utility(benefits, p.Cost, p.Stops, a, 1)
+	return a
+}
+
+// touched is the greatest share of a job's instances that an action stops or
+// moves.
+func touched(a dhalion.Action) float64 {
+	share := 0.0
+	for _, t := range a.Affects {
+		if t.Of > 0 {
+			share = math.Max(share, float64(t.Instances)/float64(t.Of))
+		}
+	}
+	return share
+}
+
+// orphans drops followers that no longer have anything to follow.
+func (s *Situation) orphans(candidates []*candidate) {
+	for _, c := range candidates {
+		if c.gone != "" || !c.follows {
+			continue
+		}
+		led := slices.ContainsFunc(candidates, func(o *candidate) bool {
+			return o.gone == "" && !o.follows && slices.ContainsFunc(o.action.Because, func(b dhalion.Pair) bool { return c.leaders[b] })
+		})
+		if !led {
+			c.gone = "the component that it was to be scaled with is not scaled"
+		}
+	}
+}
+
+// bound drops what would touch more instances or jobs than the policy allows,
+// keeping what is worth most. A rescale is kept or dropped as a whole.
+func (s *Situation) bound(candidates []*candidate) {
+	byWorth := slices.Clone(candidates)
+	slices.SortStableFunc(byWorth, func(a, b *candidate) int { return cmp.Compare(b.action.Utility, a.action.Utility) })
+	all := s.Topology.Instances()
+	on, _ := s.placed()
+	moved := map[dhalion.Placement]bool{}
+	n := 0
+	jobs := map[dhalion.JobID]bool{}
+	for _, c := range byWorth {
+		if c.gone != "" || len(c.action.Affects) == 0 {
+			continue
+		}
+		instances, nowJobs, nowMoved := n, len(jobs), map[dhalion.Placement]bool{}
+		for _, t := range c.action.Affects {
+			if !jobs[t.Job] {
+				nowJobs++
+			}
+		}
+		if touched(c.action) >= 1 {
+			instances = all
+		} else {
+			worker := c.action.From.String()
+			if c.action.Target.Kind == dhalion.KindWorker {
+				worker = c.action.Target.Worker
+			}
+			for _, p := range on[worker] {
+				if !moved[p] {
+					nowMoved[p] = true
+					instances = min(all, instances+1)
+				}
+			}
+		}
+		switch {
+		case s.set.maxJobs > 0 && nowJobs > s.set.maxJobs:
+			c.gone = fmt.Sprintf("it would touch %d jobs; the policy's max_jobs_touched is %d", nowJobs, s.set.maxJobs)
+		case s.set.maxTouched > 0 && float64(instances) > s.set.maxTouched*float64(all)+1e-9:
+			c.gone = fmt.Sprintf("the plan would touch %d of %d instances; the policy's max_instances_touched is %.3g", instances, all, s.set.maxTouched)
+		default:
+			n = instances
+			for p := range nowMoved {
+				moved[p] = true
+			}
+			for _, t := range c.action.Affects {
+				jobs[t.Job] = true
+			}
+		}
+	}
+	s.orphans(candidates)
+}
