@@ -3,6 +3,7 @@ package apply
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -61,7 +62,7 @@ func Steps(p dhalion.Plan) []Step {
 			step.Text = "rescale in one request: " + strings.Join(parts, ", ")
 		}
 		for _, t := range a.Affects {
-			step.Details = append(step.Details, fmt.Sprintf("touches %d of %d instances of %s", t.Instances, t.Of, t.Job))
+			step.Details = append(step.Details, fmt.Sprintf("touches %d of %d instances of %s", t.Instances, t.Of, planfile.Plain(string(t.Job))))
 		}
 		changes = changes || a.Kind != dhalion.Alert
 		steps = append(steps, step)
@@ -72,12 +73,12 @@ func Steps(p dhalion.Plan) []Step {
 	for _, a := range p.Actions {
 		for _, c := range a.Expect.Checks {
 			words := planfile.Check(c, a.Expect.WithinSeconds)
-			if !contains(checks, words) {
+			if !slices.Contains(checks, words) {
 				checks = append(checks, words)
 			}
 		}
 	}
-	first := Step{Text: fmt.Sprintf("take the lease of %s, so that no other plan changes it meanwhile", p.Job), Actions: []int{}}
+	first := Step{Text: fmt.Sprintf("take the lease of %s, so that no other plan changes it meanwhile", planfile.Plain(string(p.Job))), Actions: []int{}}
 	steps = append([]Step{first}, steps...)
 	steps = append(steps, Step{Text: "wait until the job runs with what was asked for and has settled", Actions: []int{}})
 	if len(checks) > 0 {
@@ -92,7 +93,7 @@ func DryRun(w io.Writer, p dhalion.Plan, id string) error {
 	if len(p.Actions) == 0 {
 		fmt.Fprintf(&b, "Plan %s has no actions: apply would do nothing.\n", id)
 	} else {
-		fmt.Fprintf(&b, "Plan %s for %s, as of %s. Apply would:\n", id, p.Job, p.AsOf.UTC().Format(time.RFC3339))
+		fmt.Fprintf(&b, "Plan %s for %s, as of %s. Apply would:\n", id, planfile.Plain(string(p.Job)), p.AsOf.UTC().Format(time.RFC3339))
 	}
 	for i, s := range Steps(p) {
 		class := ""

@@ -21,6 +21,7 @@ const (
 	WarnIntervalWide   = "W-interval-wide"   // a size rests on a rough estimate
 	WarnKeyGroups      = "W-key-groups"      // the new parallelism deals out key groups unevenly
 	WarnQuietHours     = "W-quiet-hours"     // as_of lies in the policy's quiet hours
+	WarnExternal       = "W-external"        // a component that is scaled up works for a system outside the job
 	WarnKnob           = "W-knob-unknown"    // the present value of a knob is not known, so there is no way back
 )
 
@@ -69,6 +70,9 @@ func (s *Situation) lint(p dhalion.Plan, earlier []dhalion.Warning) []dhalion.Wa
 		case z.most > 0 && z.want > z.most && (changes || z.utilisation(z.now) > 1):
 			warn(WarnMaxParallelism, "%s wants %d instances, and %s allows %d: it would be %s busy", name, z.want, z.bound, z.most,
 				planfile.Percent(math.Min(1, s.feasible*z.utilisation(n))))
+		}
+		if changes && n > z.now && z.load.External {
+			warn(WarnExternal, "what %s costs is set by a system outside the job, which %d instances press harder than %d", name, n, z.now)
 		}
 		if changes && z.high > wide*z.low {
 			warn(WarnIntervalWide, "the size of %s rests on a rough estimate: %s to %s instances are needed", name, planfile.Quantity(z.low), planfile.Quantity(z.high))

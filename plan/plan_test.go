@@ -482,6 +482,12 @@ func TestRoughEstimatesAndUnevenKeyGroupsAreWarnedOf(t *testing.T) {
 	hasWarning(t, p, WarnKeyGroups, "20 key groups over 14 instances of counter are dealt out unevenly: some get 1.4 times")
 }
 
+func TestAnOutsideSystemIsWarnedOf(t *testing.T) {
+	in := wordcount(2.7, found(dhalion.Underprovisioned, at("counter"), 0.9))
+	in.Load[3].External = true
+	hasWarning(t, made(t, in, defaults()), WarnExternal, "5 instances press harder than 3")
+}
+
 func TestAnInputThatContradictsItselfIsAnError(t *testing.T) {
 	for name, change := range map[string]func(*Input){
 		"no job":                func(in *Input) { in.Job = "" },

@@ -98,6 +98,7 @@ func (s *Situation) choose(resolvers []Resolver) ([]dhalion.Action, []dhalion.Al
 	for i := range actions {
 		s.expect(&actions[i], to)
 	}
+	alternatives = slices.DeleteFunc(alternatives, func(a dhalion.Alternative) bool { return done(a.Action, actions) })
 	slices.SortFunc(alternatives, func(a, b dhalion.Alternative) int {
 		return cmp.Or(cmp.Compare(b.Action.Probability, a.Action.Probability), compareActions(a.Action, b.Action), cmp.Compare(a.Reason, b.Reason))
 	})
@@ -108,6 +109,21 @@ func (s *Situation) choose(resolvers []Resolver) ([]dhalion.Action, []dhalion.Al
 		alternatives = []dhalion.Alternative{}
 	}
 	return actions, alternatives
+}
+
+// done reports whether an alternative is done for another reason and all its own
+// reasons have another answer: that scaling cannot mend a slow instance is no news
+// in a plan that scales the component for its load.
+func done(a dhalion.Action, actions []dhalion.Action) bool {
+	answered := map[dhalion.Pair]bool{}
+	same := false
+	for _, o := range actions {
+		same = same || (sameAction(a, o) && a.To == o.To)
+		for _, b := range o.Because {
+			answered[b] = true
+		}
+	}
+	return same && !slices.ContainsFunc(a.Because, func(b dhalion.Pair) bool { return !answered[b] })
 }
 
 // idle is the reason why a diagnosis is not acted upon at all, or empty.

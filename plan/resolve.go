@@ -260,11 +260,11 @@ func rebalance(d dhalion.Diagnosis, s *Situation) []Proposal {
 		proposals = append(proposals, Proposal{Action: a, Benefit: benefit, Stops: s.set.restart.Seconds()})
 	}
 	if !found {
-		hot := ""
-		if share > 1 {
-			hot = fmt.Sprintf(" %.2g times", share)
+		hot := "more than"
+		if share >= slowdown {
+			hot = fmt.Sprintf("%.2g times", share)
 		}
-		proposals = append(proposals, s.alert(d, fmt.Sprintf("gets%s its share of the records: split its hot keys (salt them, or combine before "+
+		proposals = append(proposals, s.alert(d, fmt.Sprintf("gets %s its share of the records: split its hot keys (salt them, or combine before "+
 			"the shuffle), or declare a knob that does it in the policy (mends: data_skew)", hot)))
 	}
 	return proposals

@@ -84,7 +84,7 @@ func (t *text) title(s string) { fmt.Fprintf(&t.out, "\n%s\n", t.style(bold, s))
 func (t *text) para(lead, leadStyle, words, wordStyle string) {
 	indent := columns(lead)
 	prefix := lead
-	for i, line := range wrap(plain(words), t.width-indent) {
+	for i, line := range wrap(Plain(words), t.width-indent) {
 		if i > 0 {
 			prefix, leadStyle = strings.Repeat(" ", indent), ""
 		}
@@ -139,11 +139,11 @@ const nbsp = "\u00a0"
 func (t *text) head(p dhalion.Plan, meta Meta) {
 	title := "Plan"
 	if meta.ID != "" {
-		title += " " + plain(meta.ID)
+		title += " " + Plain(meta.ID)
 	}
-	title += " for " + plain(string(p.Job))
+	title += " for " + Plain(string(p.Job))
 	if meta.State != "" {
-		title += " (" + plain(string(meta.State)) + ")"
+		title += " (" + Plain(string(meta.State)) + ")"
 	}
 	fmt.Fprintln(&t.out, t.style(bold, title))
 	for _, kv := range headLines(p, meta) {
@@ -226,7 +226,7 @@ func Describe(a dhalion.Action) string {
 	case dhalion.Relocate:
 		from := Where(a.Target)
 		if a.Target.Kind == dhalion.KindInstance {
-			from = where + " off " + cmp.Or(plain(a.From.String()), "its worker")
+			from = where + " off " + cmp.Or(Plain(a.From.String()), "its worker")
 			return "move " + from + destination(a.To)
 		}
 		return "move the instances of " + from + " away" + destination(a.To)
@@ -235,9 +235,9 @@ func Describe(a dhalion.Action) string {
 	case dhalion.Repartition, dhalion.SetKnob:
 		from := ""
 		if !a.From.IsZero() {
-			from = " from " + plain(a.From.String())
+			from = " from " + Plain(a.From.String())
 		}
-		return fmt.Sprintf("set %s%s to %s at %s", plain(a.Argument), from, plain(a.To.String()), where)
+		return fmt.Sprintf("set %s%s to %s at %s", Plain(a.Argument), from, Plain(a.To.String()), where)
 	}
 	causes := make([]string, 0, len(a.Because))
 	for _, b := range a.Because {
@@ -253,7 +253,7 @@ func destination(to dhalion.Setting) string {
 	if to.IsZero() || to.String() == "" {
 		return ""
 	}
-	return " to worker " + plain(to.String())
+	return " to worker " + Plain(to.String())
 }
 
 func (t *text) findings(p dhalion.Plan) {
@@ -419,8 +419,12 @@ func check(c dhalion.Check, within float64) string {
 	if c.Compare == "at_most" {
 		sense = "at most "
 	}
-	return fmt.Sprintf("%s at %s: %s%s within %s (%s to %s predicted)", metricWords(c.Metric), Where(c.Target), sense,
-		bind(Value(c.Metric, c.Value)), bind(Duration(seconds(within))), bind(Value(c.Metric, c.Low)), bind(Value(c.Metric, c.High)))
+	low, high := bind(Value(c.Metric, c.Low)), bind(Value(c.Metric, c.High))
+	if low != high {
+		high = low + " to " + high
+	}
+	return fmt.Sprintf("%s at %s: %s%s within %s (%s predicted)", metricWords(c.Metric), Where(c.Target), sense,
+		bind(Value(c.Metric, c.Value)), bind(Duration(seconds(within))), high)
 }
 
 func affectsWords(affects []dhalion.Affected) string {
@@ -458,7 +462,7 @@ func sizingRows(p dhalion.Plan) []sizingRow {
 		if s.To != s.From {
 			planned = fmt.Sprint(s.To)
 		}
-		rows = append(rows, sizingRow{plain(s.Component), fmt.Sprint(s.From), planned, required, plain(s.Reason)})
+		rows = append(rows, sizingRow{Plain(s.Component), fmt.Sprint(s.From), planned, required, Plain(s.Reason)})
 	}
 	return rows
 }
@@ -652,7 +656,7 @@ func Markdown(w io.Writer, p dhalion.Plan, meta Meta) error {
 
 // md escapes what Markdown or HTML would take as markup.
 func md(s string) string {
-	s = strings.ReplaceAll(plain(strings.ReplaceAll(s, nbsp, " ")), `\`, `\\`)
+	s = strings.ReplaceAll(Plain(strings.ReplaceAll(s, nbsp, " ")), `\`, `\\`)
 	for _, c := range []string{"`", "*", "_", "[", "]", "|", "#"} {
 		s = strings.ReplaceAll(s, c, `\`+c)
 	}

@@ -101,14 +101,14 @@ func Where(t dhalion.Target) string {
 	if t.Kind == dhalion.KindJob {
 		return "the job"
 	}
-	return plain(t.String())
+	return Plain(t.String())
 }
 
 // Command is a line for a shell: words that need it are quoted.
 func Command(words ...string) string {
 	quoted := make([]string, len(words))
 	for i, w := range words {
-		quoted[i] = shellQuote(plain(w))
+		quoted[i] = shellQuote(Plain(w))
 	}
 	return strings.Join(quoted, " ")
 }
@@ -123,9 +123,9 @@ func shellQuote(w string) string {
 	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 }
 
-// plain makes what is not printable visible: an engine's name for a component
-// may hold anything, and must not steer a reviewer's terminal.
-func plain(s string) string {
+// Plain makes what is not printable visible: an engine's name for a component may
+// hold anything, and must not steer a reviewer's terminal.
+func Plain(s string) string {
 	// The no-break space is ours: it binds a number to its unit.
 	printable := func(r rune) bool { return unicode.IsPrint(r) || string(r) == nbsp }
 	if strings.IndexFunc(s, func(r rune) bool { return !printable(r) }) < 0 {

@@ -38,6 +38,8 @@ type Expr struct {
 	root     node
 	isBool   bool
 	features []string
+	// parameters that it names
+	parameters []string
 }
 
 // String is the expression as it was written.
@@ -92,7 +94,8 @@ type scope struct {
 	known      Catalogue
 	parameters func(name string) bool
 	names      []string // parameters and, for suggestions, functions
-	symptoms   []string
+	symptoms   []string // of detectors of this kind of target
+	elsewhere  []string // of the others
 }
 
 // compileError carries where in the expression something is wrong, counted in
@@ -115,6 +118,9 @@ func compile(source string, sc scope) (*Expr, error) {
 	if depth(source) > 64 {
 		return nil, &compileError{0, "the expression is nested deeper than 64"}
 	}
+	if at := comment(source); at >= 0 {
+		return nil, &compileError{at, "a comment inside an expression would silence what follows it; put it behind # in the YAML"}
+	}
 	tree, err := parser.Parse(source)
 	if err != nil {
 		var at *file.Error
@@ -128,7 +134,7 @@ func compile(source string, sc scope) (*Expr, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Expr{source: source, root: root, isBool: isBool, features: c.features}, nil
+	return &Expr{source: source, root: root, isBool: isBool, features: c.features, parameters: c.used}, nil
 }
 
 // depth is how deep an expression can nest: brackets, and the prefix operators
@@ -154,9 +160,37 @@ func depth(source string) int {
 	return deepest
 }
 
+// comment is where expr would begin to skip text, outside quotes; -1 for nowhere.
+// A condition folded over several lines would lose its end without a word.
+func comment(source string) int {
+	var quote byte
+	for i := 0; i < len(source); i++ {
+		c := source[i]
+		switch {
+		case quote != 0:
+			if c == '\\' {
+				i++
+			} else if c == quote {
+				quote = 0
+			}
+		case c == '\'' || c == '"' || c == '`':
+			quote = c
+		case c == '#', c == '/' && i+1 < len(source) && (source[i+1] == '/' || source[i+1] == '*'):
+			return i
+		}
+	}
+	return -1
+}
+
+// maxNodes bounds what is compiled. expr shares operands between the two halves
+// of a chain such as a < b < c, and nested chains would double the work each.
+const maxNodes = 2000
+
 type compiler struct {
 	scope
 	features []string
+	used     []string // parameters
+	nodes    int
 }
 
 func (c *compiler) feature(name string) node {
@@ -188,6 +222,9 @@ func (c *compiler) condition(n ast.Node) (node, error) {
 }
 
 func (c *compiler) compile(n ast.Node) (node, bool, error) {
+	if c.nodes++; c.nodes > maxNodes {
+		return nil, false, wrong(n, "the expression has more than %d parts", maxNodes)
+	}
 	switch n := n.(type) {
 	case *ast.IntegerNode:
 		return constant(float64(n.Value)), false, nil
@@ -224,12 +261,51 @@ func (c *compiler) identifier(n *ast.IdentifierNode) (node, error) {
 	case c.known(c.kind, n.Value):
 		return c.feature(n.Value), nil
 	case c.parameters(n.Value):
-		return parameter(n.Value), nil
+		return c.parameter(n.Value), nil
 	}
-	return nil, wrong(n, "%s is neither a feature of a target of kind %s nor a parameter%s", n.Value, c.kind, didYouMean(n.Value, c.names))
+	return nil, wrong(n, "%s is neither a feature of a target of kind %s nor a parameter%s", n.Value, c.kind, c.suggest(n.Value))
 }
 
-func parameter(name string) node {
+// suggest names a feature one edit away, or a parameter that is near.
+func (c *compiler) suggest(name string) string {
+	const letters = "abcdefghijklmnopqrstuvwxyz_0123456789"
+	if len(name) > 64 {
+		return ""
+	}
+	for i := 0; i <= len(name); i++ {
+		var tries []string
+		if i < len(name) {
+			tries = append(tries, name[:i]+name[i+1:])
+		}
+		if i+1 < len(name) {
+			tries = append(tries, name[:i]+name[i+1:i+2]+name[i:i+1]+name[i+2:])
+		}
+		for _, l := range letters {
+			tries = append(tries, name[:i]+string(l)+name[i:])
+			if i < len(name) {
+				tries = append(tries, name[:i]+string(l)+name[i+1:])
+			}
+		}
+		for _, t := range tries {
+			if c.known(c.kind, t) {
+				return fmt.Sprintf("; did you mean %s?", t)
+			}
+		}
+	}
+	return didYouMean(name, c.names)
+}
+
+// finite makes what overflows unknown: an infinity compares like a number and
+// says nothing.
+func finite(v float64) float64 {
+	if math.IsInf(v, 0) {
+		return unknown
+	}
+	return v
+}
+
+func (c *compiler) parameter(name string) node {
+	c.used = append(c.used, name)
 	return evalFunc(func(env *Env) float64 {
 		if env.Parameter == nil {
 			return unknown
@@ -324,7 +400,7 @@ func (c *compiler) binary(n *ast.BinaryNode) (node, bool, error) {
 		}), true, nil
 	}
 	if f, ok := arithmetic[n.Operator]; ok {
-		return evalFunc(func(env *Env) float64 { return f(a.eval(env), b.eval(env)) }), false, nil
+		return evalFunc(func(env *Env) float64 { return finite(f(a.eval(env), b.eval(env))) }), false, nil
 	}
 	return nil, false, wrong(n, "the operator %s is not part of the policy language", n.Operator)
 }
@@ -454,7 +530,7 @@ func (c *compiler) call(n ast.Node, name string, args []ast.Node) (node, bool, e
 				return unknown
 			}
 		}
-		return f.f(values)
+		return finite(f.f(values))
 	}), false, nil
 }
 
@@ -491,6 +567,9 @@ func (c *compiler) named(n ast.Node, function string, args []ast.Node) (node, bo
 	}
 	switch function {
 	case "symptom", "score":
+		if slices.Contains(c.elsewhere, name) {
+			return nil, false, wrong(n, "detector %s looks at targets of another kind than %s", name, c.kind)
+		}
 		if !slices.Contains(c.symptoms, name) {
 			return nil, false, wrong(n, "no detector is named %s%s", name, didYouMean(name, c.symptoms))
 		}
@@ -527,7 +606,7 @@ func (c *compiler) named(n ast.Node, function string, args []ast.Node) (node, bo
 		if !c.parameters(name) {
 			return nil, false, wrong(n, "%s is no parameter%s", name, didYouMean(name, c.names))
 		}
-		return parameter(name), false, nil
+		return c.parameter(name), false, nil
 	}
 }
 

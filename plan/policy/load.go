@@ -154,20 +154,48 @@ func Load(name string, read func(path string) ([]byte, error), known Catalogue, 
 		return nil, err
 	}
 	merged := document{Parameters: map[string]scalar{}, Priors: map[string]float64{}, Components: map[string]Component{}}
-	files := map[string]string{} // where scalars of maps come from, by "section.key"
 	for _, d := range chain {
-		merged.merge(d.document, d.file, files)
+		if err := merged.merge(d.document, d.file); err != nil {
+			return nil, err
+		}
 	}
-	p, err := merged.check(chain[len(chain)-1].file, files, known, params)
-	if err != nil {
-		return nil, err
-	}
-	return p, nil
+	return merged.check(chain, known, params)
 }
 
 type fileDocument struct {
 	document
 	file string
+	root *yaml.Node
+}
+
+// at is an error at a key of the topmost file that has it, else at the top file.
+func at(chain []fileDocument, keys []string, format string, args ...any) error {
+	message := fmt.Sprintf(format, args...)
+	for i := len(chain) - 1; i >= 0; i-- {
+		if line := lineOf(chain[i].root, keys); line > 0 {
+			return fmt.Errorf("%s:%d: %s", chain[i].file, line, message)
+		}
+	}
+	return fmt.Errorf("%s:1: %s", chain[len(chain)-1].file, message)
+}
+
+// lineOf is the line of a key below others, 0 when it is not there.
+func lineOf(n *yaml.Node, keys []string) int {
+	for n != nil && n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
+		n = n.Content[0]
+	}
+	if n == nil || n.Kind != yaml.MappingNode || len(keys) == 0 {
+		return 0
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == keys[0] {
+			if len(keys) == 1 {
+				return n.Content[i].Line
+			}
+			return lineOf(n.Content[i+1], keys[1:])
+		}
+	}
+	return 0
 }
 
 // readChain reads a policy and those below it, the lowest first.
@@ -205,7 +233,11 @@ func readChain(name string, read func(string) ([]byte, error)) ([]fileDocument, 
 		if err != nil {
 			return nil, err
 		}
-		chain = append(chain, fileDocument{d, file})
+		var root yaml.Node
+		if err := yaml.Unmarshal(data, &root); err != nil {
+			return nil, yamlError(file, err)
+		}
+		chain = append(chain, fileDocument{d, file, &root})
 		name = d.Extends
 	}
 	slices.Reverse(chain)
@@ -274,16 +306,26 @@ func yamlError(name string, err error) error {
 
 // merge lays a policy over what it extends: single values and limits replace,
 // maps merge by key, lists by name, and `disable: true` takes one away.
-func (d *document) merge(o document, file string, files map[string]string) {
+func (d *document) merge(o document, file string) error {
 	if o.Name != "" {
 		d.Name = o.Name
 	}
 	if o.Objective != nil {
-		d.Objective = o.Objective
+		if d.Objective == nil {
+			d.Objective = &Objective{}
+		}
+		if o.Objective.Kind != "" {
+			d.Objective.Kind = o.Objective.Kind
+		}
+		if o.Objective.RecordsPerSecond != 0 {
+			d.Objective.RecordsPerSecond = o.Objective.RecordsPerSecond
+		}
+		if o.Objective.LatencySeconds != 0 {
+			d.Objective.LatencySeconds = o.Objective.LatencySeconds
+		}
 	}
 	if o.Window != "" {
 		d.Window = o.Window
-		files["window"] = file
 	}
 	if o.Minimum != nil {
 		if d.Minimum == nil {
@@ -296,23 +338,33 @@ func (d *document) merge(o document, file string, files map[string]string) {
 			d.Minimum.Polls = o.Minimum.Polls
 		}
 	}
-	for k, v := range o.Parameters {
+	for _, k := range slices.Sorted(maps.Keys(o.Parameters)) {
+		v := o.Parameters[k]
+		if old, ok := d.Parameters[k]; ok && parseValue(old.text).kind != parseValue(v.text).kind {
+			return fmt.Errorf("%s:%d: parameter %s is %s (%s), not %q", file, v.line, k, kindWords[parseValue(old.text).kind], old.text, v.text)
+		}
 		d.Parameters[k] = v
-		files["parameters."+k] = file
 	}
 	maps.Copy(d.Priors, o.Priors)
 	maps.Copy(d.Components, o.Components)
-	for _, x := range o.Detectors {
-		x.file = file
-		d.Detectors = mergeByName(d.Detectors, x, func(a detectorYAML) string { return a.Name.text }, x.Disable)
+	var err error
+	for i := range o.Detectors {
+		o.Detectors[i].file = file
 	}
-	for _, x := range o.Rules {
-		x.file = file
-		d.Rules = mergeByName(d.Rules, x, func(a ruleYAML) string { return a.Name.text }, x.Disable)
+	if d.Detectors, err = mergeByName(d.Detectors, o.Detectors, file, "detector", func(x detectorYAML) (scalar, bool) { return x.Name, x.Disable }); err != nil {
+		return err
 	}
-	for _, x := range o.Knobs {
-		x.file = file
-		d.Knobs = mergeByName(d.Knobs, x, func(a knobYAML) string { return a.Name.text }, x.Disable)
+	for i := range o.Rules {
+		o.Rules[i].file = file
+	}
+	if d.Rules, err = mergeByName(d.Rules, o.Rules, file, "rule", func(x ruleYAML) (scalar, bool) { return x.Name, x.Disable }); err != nil {
+		return err
+	}
+	for i := range o.Knobs {
+		o.Knobs[i].file = file
+	}
+	if d.Knobs, err = mergeByName(d.Knobs, o.Knobs, file, "knob", func(x knobYAML) (scalar, bool) { return x.Name, x.Disable }); err != nil {
+		return err
 	}
 	if o.Limits != nil {
 		if d.Limits == nil {
@@ -334,6 +386,7 @@ func (d *document) merge(o document, file string, files map[string]string) {
 		override(&d.Approve.AutoIf, o.Approve.AutoIf)
 		override(&d.Approve.FourEyes, o.Approve.FourEyes)
 	}
+	return nil
 }
 
 func override[T any](into **T, from *T) {
@@ -342,42 +395,68 @@ func override[T any](into **T, from *T) {
 	}
 }
 
-func mergeByName[T any](list []T, x T, name func(T) string, remove bool) []T {
-	i := slices.IndexFunc(list, func(o T) bool { return name(o) == name(x) })
-	switch {
-	case remove && i >= 0:
-		return slices.Delete(slices.Clone(list), i, i+1)
-	case remove:
-		return list
-	case i >= 0:
-		list[i] = x
-		return list
+// mergeByName lays a file's entries over those below: one of the same name
+// replaces, `disable: true` removes. A name twice in one file, or the removal of
+// what is not there, is a mistake.
+func mergeByName[T any](below, own []T, file, what string, of func(T) (name scalar, remove bool)) ([]T, error) {
+	list := slices.Clone(below)
+	seen := map[string]bool{}
+	for _, x := range own {
+		name, remove := of(x)
+		if name.text == "" {
+			return nil, fmt.Errorf("%s: a %s has no name", file, what)
+		}
+		if seen[name.text] {
+			return nil, fmt.Errorf("%s:%d: %s %s is there twice", file, name.line, what, name.text)
+		}
+		seen[name.text] = true
+		var names []string
+		at := -1
+		for i, o := range list {
+			other, _ := of(o)
+			names = append(names, other.text)
+			if other.text == name.text {
+				at = i
+			}
+		}
+		switch {
+		case remove && at < 0:
+			return nil, fmt.Errorf("%s:%d: there is no %s %s to disable%s", file, name.line, what, name.text, didYouMean(name.text, names))
+		case remove:
+			list = slices.Delete(list, at, at+1)
+		case at >= 0:
+			list[at] = x
+		default:
+			list = append(list, x)
+		}
 	}
-	return append(list, x)
+	return list, nil
 }
 
 // check turns a merged document into a policy.
-func (d *document) check(file string, files map[string]string, known Catalogue, params map[string]string) (*Policy, error) {
+func (d *document) check(chain []fileDocument, known Catalogue, params map[string]string) (*Policy, error) {
 	p := &Policy{
 		Name: d.Name, Window: time.Minute, Minimum: Minimum{Span: 20 * time.Second, Polls: 4},
 		Priors: map[dhalion.Cause]float64{}, Components: d.Components, Parameters: Parameters{map[string]value{}},
 	}
-	at := func(line int, format string, args ...any) error {
-		return fmt.Errorf("%s:%d: %s", file, max(line, 1), fmt.Sprintf(format, args...))
-	}
 	if p.Name == "" {
-		return nil, at(1, "the policy has no name")
+		return nil, at(chain, nil, "the policy has no name")
 	}
 	if d.Objective != nil {
 		p.Objective = *d.Objective
-		if !slices.Contains(objectiveKinds, p.Objective.Kind) {
-			return nil, at(1, "objective %q is none of %s", p.Objective.Kind, strings.Join(objectiveKinds, ", "))
+		switch o := p.Objective; {
+		case !slices.Contains(objectiveKinds, o.Kind):
+			return nil, at(chain, []string{"objective"}, "objective %q is none of %s", o.Kind, strings.Join(objectiveKinds, ", "))
+		case o.Kind == "throughput-slo" && !(o.RecordsPerSecond > 0):
+			return nil, at(chain, []string{"objective"}, "objective throughput-slo needs records_per_second above 0")
+		case o.Kind == "latency-slo" && !(o.LatencySeconds > 0):
+			return nil, at(chain, []string{"objective"}, "objective latency-slo needs latency_seconds above 0")
 		}
 	}
 	if d.Window != "" {
 		w, err := time.ParseDuration(d.Window)
 		if err != nil || w <= 0 {
-			return nil, at(1, "window %q is no duration above 0, such as 60s", d.Window)
+			return nil, at(chain, []string{"window"}, "window %q is no duration above 0, such as 60s", d.Window)
 		}
 		p.Window = w
 	}
@@ -385,27 +464,34 @@ func (d *document) check(file string, files map[string]string, known Catalogue, 
 		if d.Minimum.Span != "" {
 			span, err := time.ParseDuration(d.Minimum.Span)
 			if err != nil || span < 0 {
-				return nil, at(1, "minimum span %q is no duration from 0, such as 20s", d.Minimum.Span)
+				return nil, at(chain, []string{"minimum", "span"}, "minimum span %q is no duration from 0, such as 20s", d.Minimum.Span)
 			}
 			p.Minimum.Span = span
 		}
 		if d.Minimum.Polls != nil {
-			p.Minimum.Polls = *d.Minimum.Polls
+			if p.Minimum.Polls = *d.Minimum.Polls; p.Minimum.Polls < 0 {
+				return nil, at(chain, []string{"minimum", "polls"}, "minimum polls %d is negative", p.Minimum.Polls)
+			}
 		}
 	}
-	for name, s := range d.Parameters {
-		p.Parameters.values[name] = parseValue(s.text)
+	for _, name := range slices.Sorted(maps.Keys(d.Parameters)) {
+		for _, kind := range dhalion.TargetKinds {
+			if known != nil && d.Parameters[name].line > 0 && known(kind, name) {
+				return nil, at(chain, []string{"parameters", name}, "parameter %s has the name of a feature of a %s", name, kind)
+			}
+		}
+		p.Parameters.values[name] = parseValue(d.Parameters[name].text)
 	}
 	if err := p.Parameters.set(params); err != nil {
 		return nil, err
 	}
-	for name, v := range d.Priors {
-		cause := dhalion.Cause(name)
+	for _, name := range slices.Sorted(maps.Keys(d.Priors)) {
+		cause, v := dhalion.Cause(name), d.Priors[name]
 		if !cause.Valid() {
-			return nil, at(1, "prior of %s: there is no such cause%s", name, didYouMean(name, causeNames()))
+			return nil, at(chain, []string{"priors", name}, "prior of %s: there is no such cause%s", name, didYouMean(name, causeNames()))
 		}
 		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return nil, at(1, "prior of %s: %v is no log-odds", name, v)
+			return nil, at(chain, []string{"priors", name}, "prior of %s: %v is no log-odds", name, v)
 		}
 		p.Priors[cause] = v
 	}
@@ -418,11 +504,20 @@ func (d *document) check(file string, files map[string]string, known Catalogue, 
 	if err := d.checkKnobs(p); err != nil {
 		return nil, err
 	}
-	if err := d.checkLimits(p, at); err != nil {
+	if err := d.checkLimits(p, chain); err != nil {
 		return nil, err
 	}
 	p.Digest = p.digest()
 	return p, nil
+}
+
+// approval is what the condition for approving without a person may speak of.
+func (p *Policy) approval() scope {
+	sc := p.scope(dhalion.KindJob, func(_ dhalion.TargetKind, name string) bool {
+		return name == "probability" || name == "jobs_touched" || name == "instances_touched"
+	})
+	sc.symptoms, sc.elsewhere = nil, nil
+	return sc
 }
 
 func (p *Policy) scope(kind dhalion.TargetKind, known Catalogue) scope {
@@ -432,7 +527,11 @@ func (p *Policy) scope(kind dhalion.TargetKind, known Catalogue) scope {
 	}
 	sc.parameters = func(name string) bool { _, ok := p.Parameters.Number(name); return ok }
 	for _, d := range p.Detectors {
-		sc.symptoms = append(sc.symptoms, d.Name)
+		if d.Target == kind {
+			sc.symptoms = append(sc.symptoms, d.Name)
+		} else {
+			sc.elsewhere = append(sc.elsewhere, d.Name)
+		}
 	}
 	return sc
 }
@@ -476,9 +575,6 @@ func kindOf(text, file string, line int) (dhalion.TargetKind, error) {
 func (d *document) checkDetectors(p *Policy, known Catalogue) error {
 	slices.SortFunc(d.Detectors, func(a, b detectorYAML) int { return strings.Compare(a.Name.text, b.Name.text) })
 	for _, x := range d.Detectors {
-		if x.Name.text == "" {
-			return fmt.Errorf("%s: a detector has no name", x.file)
-		}
 		line := x.Name.line
 		kind, err := kindOf(x.Target, x.file, line)
 		if err != nil {
@@ -495,7 +591,7 @@ func (d *document) checkDetectors(p *Policy, known Catalogue) error {
 			return fmt.Errorf("%s:%d: detector %s has no condition (when)", x.file, line, out.Name)
 		}
 		sc := p.scope(kind, known)
-		sc.symptoms = nil // symptoms are made of features, not of one another
+		sc.symptoms, sc.elsewhere = nil, nil // symptoms are made of features, not of one another
 		if out.When, err = conditionOf(x.When, x.file, sc); err != nil {
 			return err
 		}
@@ -527,19 +623,23 @@ func numberOf(s scalar, file string, sc scope) (*Expr, error) {
 
 func (d *document) checkRules(p *Policy, known Catalogue) error {
 	for _, x := range d.Rules {
-		if x.Name.text == "" {
-			return fmt.Errorf("%s: a rule has no name", x.file)
-		}
 		line := x.Name.line
-		kind, err := kindOf(x.Target, x.file, line)
-		if err != nil {
-			return err
-		}
-		out := Rule{Name: x.Name.text, Cause: dhalion.Cause(x.Cause), Target: kind, File: x.file, Line: line}
+		out := Rule{Name: x.Name.text, Cause: dhalion.Cause(x.Cause), File: x.file, Line: line}
 		if !out.Cause.Valid() {
 			return fmt.Errorf("%s:%d: rule %s: there is no cause %q%s", x.file, line, out.Name, x.Cause, didYouMean(x.Cause, causeNames()))
 		}
-		sc := p.scope(kind, known)
+		out.Target = kindsOf[out.Cause][0]
+		if x.Target != "" {
+			var err error
+			if out.Target, err = kindOf(x.Target, x.file, line); err != nil {
+				return err
+			}
+		}
+		if !slices.Contains(kindsOf[out.Cause], out.Target) {
+			return fmt.Errorf("%s:%d: rule %s: %s is not judged at a target of kind %s", x.file, line, out.Name, out.Cause, out.Target)
+		}
+		var err error
+		sc := p.scope(out.Target, known)
 		if x.When.text != "" {
 			if out.When, err = conditionOf(x.When, x.file, sc); err != nil {
 				return err
@@ -551,6 +651,9 @@ func (d *document) checkRules(p *Policy, known Catalogue) error {
 		if out.Evidence, err = numberOf(x.Evidence, x.file, sc); err != nil {
 			return err
 		}
+		if x.Value.text == "" {
+			x.Value = firstFeature(out)
+		}
 		if x.Value.text != "" {
 			if out.Value, err = numberOf(x.Value, x.file, sc); err != nil {
 				return err
@@ -559,6 +662,16 @@ func (d *document) checkRules(p *Policy, known Catalogue) error {
 		p.Rules = append(p.Rules, out)
 	}
 	return nil
+}
+
+// firstFeature is what a rule that names no value looks at first.
+func firstFeature(r Rule) scalar {
+	for _, e := range []*Expr{r.When, r.Evidence} {
+		if e != nil && len(e.features) > 0 {
+			return scalar{text: e.features[0]}
+		}
+	}
+	return scalar{}
 }
 
 func (d *document) checkKnobs(p *Policy) error {
@@ -585,7 +698,7 @@ func (d *document) checkKnobs(p *Policy) error {
 	return nil
 }
 
-func (d *document) checkLimits(p *Policy, at func(int, string, ...any) error) error {
+func (d *document) checkLimits(p *Policy, chain []fileDocument) error {
 	if l := d.Limits; l != nil {
 		if l.MinParallelism != nil {
 			p.Limits.MinParallelism = *l.MinParallelism
@@ -601,14 +714,14 @@ func (d *document) checkLimits(p *Policy, at func(int, string, ...any) error) er
 		}
 		switch {
 		case p.Limits.MinParallelism < 0 || p.Limits.MaxParallelism < 0 || p.Limits.MaxJobsTouched < 0 || !(p.Limits.MaxInstancesTouched >= 0):
-			return at(1, "a limit is negative")
+			return at(chain, []string{"limits"}, "a limit is negative")
 		case p.Limits.MaxParallelism > 0 && p.Limits.MinParallelism > p.Limits.MaxParallelism:
-			return at(1, "min_parallelism %d is above max_parallelism %d", p.Limits.MinParallelism, p.Limits.MaxParallelism)
+			return at(chain, []string{"limits", "min_parallelism"}, "min_parallelism %d is above max_parallelism %d", p.Limits.MinParallelism, p.Limits.MaxParallelism)
 		}
 		if l.QuietHours != nil {
 			q, err := parseQuietHours(*l.QuietHours)
 			if err != nil {
-				return at(1, "%v", err)
+				return at(chain, []string{"limits", "quiet_hours"}, "%v", err)
 			}
 			p.Limits.QuietHours = q
 		}
@@ -619,7 +732,7 @@ func (d *document) checkLimits(p *Policy, at func(int, string, ...any) error) er
 				for _, k := range dhalion.ActionKinds {
 					names = append(names, string(k))
 				}
-				return at(1, "there is no action %q%s", a, didYouMean(a, names))
+				return at(chain, []string{"limits", "actions"}, "there is no action %q%s", a, didYouMean(a, names))
 			}
 			p.Limits.Actions = append(p.Limits.Actions, kind)
 		}
@@ -627,6 +740,11 @@ func (d *document) checkLimits(p *Policy, at func(int, string, ...any) error) er
 	if a := d.Approve; a != nil {
 		if a.AutoIf != nil {
 			p.Approve.AutoIf = *a.AutoIf
+			if p.Approve.AutoIf != "" {
+				if e, err := compile(p.Approve.AutoIf, p.approval()); err != nil || !e.isBool {
+					return at(chain, []string{"approve", "auto_if"}, "auto_if %q is no condition over probability, jobs_touched and instances_touched: %v", p.Approve.AutoIf, err)
+				}
+			}
 		}
 		if a.FourEyes != nil {
 			p.Approve.FourEyes = *a.FourEyes

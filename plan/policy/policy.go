@@ -52,6 +52,22 @@ type Objective struct {
 
 var objectiveKinds = []string{"throughput-slo", "dynamic-provisioning", "latency-slo", "cost"}
 
+// kindsOf says at which kinds of target a cause is judged (docs/glossary.md). The
+// first is where a rule looks that names none.
+var kindsOf = map[dhalion.Cause][]dhalion.TargetKind{
+	dhalion.Underprovisioned:  {dhalion.KindComponent},
+	dhalion.Overprovisioned:   {dhalion.KindComponent, dhalion.KindJob},
+	dhalion.SlowInstance:      {dhalion.KindInstance},
+	dhalion.SlowWorker:        {dhalion.KindWorker},
+	dhalion.DataSkew:          {dhalion.KindInstance},
+	dhalion.SinkLimited:       {dhalion.KindComponent},
+	dhalion.SourceLimited:     {dhalion.KindComponent},
+	dhalion.MemoryPressure:    {dhalion.KindWorker},
+	dhalion.CheckpointFailing: {dhalion.KindJob},
+	dhalion.Failing:           {dhalion.KindJob, dhalion.KindComponent, dhalion.KindWorker},
+	dhalion.Transient:         {dhalion.KindJob},
+}
+
 // Minimum is what a window must hold for a diagnosis.
 type Minimum struct {
 	Span  time.Duration
@@ -146,20 +162,37 @@ func parseQuietHours(text string) (QuietHours, error) {
 		return QuietHours{}, fmt.Errorf(`quiet hours %q are not like "22:00-06:00 Europe/Berlin"`, text)
 	}
 	q := QuietHours{text: text, location: time.UTC, configured: true}
-	for part, into := range map[string]*time.Duration{from: &q.from, to: &q.to} {
-		at, err := time.Parse("15:04", part)
-		if err != nil {
-			return QuietHours{}, fmt.Errorf("quiet hours %q: %q is no time of day", text, part)
-		}
-		*into = at.Sub(at.Truncate(24 * time.Hour))
+	var err error
+	if q.from, err = timeOfDay(from); err != nil {
+		return QuietHours{}, fmt.Errorf("quiet hours %q: %w", text, err)
+	}
+	if q.to, err = timeOfDay(to); err != nil {
+		return QuietHours{}, fmt.Errorf("quiet hours %q: %w", text, err)
+	}
+	if q.from == q.to {
+		return QuietHours{}, fmt.Errorf("quiet hours %q begin when they end: use 00:00-24:00 for all day", text)
 	}
 	if zone = strings.TrimSpace(zone); zone != "" {
-		var err error
+		if zone == "Local" {
+			return QuietHours{}, fmt.Errorf("quiet hours %q: name the zone, Local differs between machines", text)
+		}
 		if q.location, err = time.LoadLocation(zone); err != nil {
 			return QuietHours{}, fmt.Errorf("quiet hours %q: no time zone %q is known here", text, zone)
 		}
 	}
 	return q, nil
+}
+
+// timeOfDay reads 00:00 to 24:00.
+func timeOfDay(text string) (time.Duration, error) {
+	if text == "24:00" {
+		return 24 * time.Hour, nil
+	}
+	at, err := time.Parse("15:04", text)
+	if err != nil {
+		return 0, fmt.Errorf("%q is no time of day, such as 22:00", text)
+	}
+	return time.Duration(at.Hour())*time.Hour + time.Duration(at.Minute())*time.Minute, nil
 }
 
 // Parameters are the named numbers, durations and texts that a policy's rules
@@ -233,6 +266,11 @@ func (p Parameters) set(over map[string]string) error {
 	return nil
 }
 
+// plannerParameters are asked for by name outside the expressions.
+var plannerParameters = []string{
+	"target_utilisation", "patience", "valid_for", "lookback", "act_above", "catch_up", "instance_price", "restart_time",
+}
+
 // Lint lists what is allowed and looks like a mistake. The codes are stable.
 func (p *Policy) Lint() []dhalion.Warning {
 	var out []dhalion.Warning
@@ -254,6 +292,28 @@ func (p *Policy) Lint() []dhalion.Warning {
 	}
 	if v, ok := p.Number("target_utilisation"); ok && (v <= 0 || v > 1) {
 		add("target-utilisation", "target_utilisation %v is not above 0 and at most 1", v)
+	}
+	used := map[string]bool{}
+	note := func(e *Expr) {
+		if e != nil {
+			for _, name := range e.parameters {
+				used[name] = true
+			}
+		}
+	}
+	for _, d := range p.Detectors {
+		note(d.When)
+		note(d.Score)
+	}
+	for _, r := range p.Rules {
+		note(r.When)
+		note(r.Evidence)
+		note(r.Value)
+	}
+	for _, name := range p.Parameters.Names() {
+		if !used[name] && !slices.Contains(plannerParameters, name) {
+			add("unused-parameter", "nothing uses parameter %s%s", name, didYouMean(name, slices.DeleteFunc(p.Parameters.Names(), func(o string) bool { return o == name })))
+		}
 	}
 	if p.Minimum.Span > p.Window {
 		add("minimum-span", "a minimum span of %s is never reached by windows of %s: nothing is ever diagnosed", p.Minimum.Span, p.Window)

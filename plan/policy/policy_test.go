@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	dhalion "github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/features"
 )
 
 // known is a catalogue of a few features, so that these tests do not depend on
@@ -28,9 +29,18 @@ func known(kind dhalion.TargetKind, f string) bool {
 
 func scopeFor() scope {
 	return scope{
-		kind: dhalion.KindInstance, known: known, names: []string{"limit"}, symptoms: []string{"hot"},
+		kind: dhalion.KindInstance, known: known, names: []string{"limit"}, symptoms: []string{"hot"}, elsewhere: []string{"queue"},
 		parameters: func(n string) bool { return n == "limit" },
 	}
+}
+
+// chained nests comparison chains, whose middle operand the parser shares.
+func chained(n int) string {
+	text := "1"
+	for range n {
+		text = "(1 < " + text + " < 2 ? 1 : 1)"
+	}
+	return text + " > 0"
 }
 
 // env knows busy_fraction 0.9, max(busy_fraction) 1, slow_factor unknown, the
@@ -79,6 +89,8 @@ func TestAnUnknownIsNeitherTrueNorFalse(t *testing.T) {
 		"parameter('limit') == limit":                     yes,
 		"min(1, 2, busy_fraction) == busy_fraction":       yes,
 		"clamp(5, 0, 2) == 2 && ceil(1.2) == 2":           yes,
+		"exp(1000) > 5":                                   dunno,
+		"1 > busy_fraction > 0.05":                        yes,
 		"not (busy_fraction > limit) or 2 * 3 - 1 == 5.0": yes,
 	} {
 		e, err := compile(text, scopeFor())
@@ -132,7 +144,7 @@ func TestWhatIsWrongWithAnExpressionIsSaid(t *testing.T) {
 		"logg(2) > 1":                    "did you mean log?",
 		"log(2, 3) > 1":                  "log takes 1 argument, not 2",
 		"min(1) > 1":                     "min takes at least 2 arguments, not 1",
-		"filter([1], # > 1) == 1":        "is neither a feature of a target of kind instance nor a function",
+		"upper(1) == 1":                  "is neither a feature of a target of kind instance nor a function",
 		"'a' == 'b'":                     "this is not part of the policy language",
 		"busy_fraction >":                "unexpected token",
 		strings.Repeat("(", 100):         "nested deeper",
@@ -187,6 +199,14 @@ func TestWhatIsWrongWithAFileIsSaidWithItsLine(t *testing.T) {
 		{"name: base", "extends: other.yaml\nname: base", "policy: read other.yaml"},
 		{"name: base", "extends: defualt\nname: base", "did you mean default?"},
 		{"name: base\n", "", "p.yaml:1: the policy has no name"},
+		{"max_parallelism: 24", "quiet_hours: 22:00-22:00", "p.yaml:8: quiet hours"},
+		{"target: instance, when: \"slow", "target: job, when: \"slow", "p.yaml:7: rule slow: slow_instance is not judged at a target of kind job"},
+		{"rules:", "rules:\n  - {name: slow, cause: slow_instance, evidence: 1}", "p.yaml:8: rule slow is there twice"},
+		{"rules:", "rules:\n  - {name: gone, disable: true}", "p.yaml:7: there is no rule gone to disable"},
+		{"parameters: {limit: 0.8", "parameters: {busy_fraction: 0.8", "p.yaml:2: parameter busy_fraction has the name of a feature"},
+		{"limits:", "minimum: {polls: -3}\nlimits:", "p.yaml:8: minimum polls -3 is negative"},
+		{"limits:", "objective: {kind: throughput-slo}\nlimits:", "p.yaml:8: objective throughput-slo needs"},
+		{"limits:", "approve: {auto_if: probability > nonsense}\nlimits:", "p.yaml:8: auto_if"},
 		{"name: base", "name: base\nname: twice", "already defined"},
 	} {
 		text := strings.Replace(base, c.replace, c.with, 1)
@@ -283,7 +303,7 @@ name: base
 }
 
 func TestThePolicyInEffectLoadsAsItself(t *testing.T) {
-	all := func(dhalion.TargetKind, string) bool { return true }
+	all := features.Known
 	for _, name := range Builtins() {
 		p, err := Load(name, nil, all, nil)
 		if err != nil {
@@ -334,7 +354,7 @@ func FuzzLoad(f *testing.F) {
 		}
 		f.Add(data)
 	}
-	all := func(dhalion.TargetKind, string) bool { return true }
+	all := features.Known
 	f.Fuzz(func(t *testing.T, data []byte) {
 		p, err := Load("f.yaml", func(string) ([]byte, error) { return data, nil }, all, nil)
 		if err != nil {
