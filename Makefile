@@ -9,6 +9,7 @@ BIN         := bin/dhalion
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.6.1
 PACKAGES    := ./...
 FUZZTIME    ?= 1m
+RECORDINGS  ?= testdata/recordings testdata/recordings/orders
 DEMO_HOME   ?= $(shell echo $${TMPDIR:-/tmp})/dhalion-demo
 
 .PHONY: help build check fmt vet staticcheck cross test fuzz bench demo score clean
@@ -44,7 +45,7 @@ test: ## every test, with the race detector where there is a C compiler, on a re
 fuzz: ## every fuzz target for FUZZTIME (1m)
 	@set -e; for pkg in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg; \
 	  done; \
 	done
 
@@ -54,8 +55,8 @@ bench: ## benchmarks; absolute times are printed, nothing is asserted on them
 demo: build ## two recorded incidents of one job: from history to two plans
 	@DEMO_HOME=$(DEMO_HOME) scripts/demo $(BIN)
 
-score: build ## diagnose labelled recordings in RECORDINGS=DIR and print the score
-	$(GO) run ./scripts/score -binary $(BIN) -recordings $(RECORDINGS)
+score: build ## diagnose the labelled recordings in RECORDINGS (default: the bundled ones) and print the score
+	$(GO) run ./lab/score -binary $(BIN) $(RECORDINGS)
 
 clean: ## remove what was built; the module cache stays
 	rm -rf bin dist $(CACHE)

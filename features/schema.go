@@ -31,6 +31,7 @@ var flow = []dhalion.Metric{
 var summed = map[dhalion.Metric]bool{
 	dhalion.RecordsIn: true, dhalion.RecordsOut: true, dhalion.TrueRecordsIn: true, dhalion.TrueRecordsOut: true,
 	dhalion.OfferedRecords: true, dhalion.InputQueueBuffers: true, dhalion.QueueBytes: true, dhalion.Lag: true,
+	dhalion.BackpressureCaused: true, // shared out over the instances
 }
 
 var (

@@ -134,7 +134,8 @@ func (r *Reader) jobRow(snap *Snapshot, states map[string]*componentState, order
 	row := newRow(dhalion.KindJob)
 	row.set("polls", float64(snap.Polls))
 	load, peak, smallest := nan, nan, nan
-	lag, draining, arriving := nan, nan, nan
+	lag, arriving := nan, nan
+	slowest := 0.0 // s, in which the last backlog has drained; NaN: one does not
 	for _, name := range order {
 		c := states[name]
 		if !c.source {
@@ -146,13 +147,12 @@ func (r *Reader) jobRow(snap *Snapshot, states map[string]*componentState, order
 			}
 			continue
 		}
-		for _, i := range c.instances {
-			values := i.series.col(dhalion.Lag, i.mid, i.hi)
-			if len(knownSorted(values)) == 0 {
-				continue
-			}
-			lag = orElse(lag, 0) + orElse(values[len(values)-1], 0)
-			draining = orElse(draining, 0) + drainRate(i.series.times[i.mid:i.hi], values)
+		waiting, drain := c.backlog()
+		lag = addKnown(lag, waiting)
+		// A second of load is no backlog worth a word; of the others every one must
+		// drain, or the whole does not.
+		if ratio(waiting, c.offeredRecent, 0) > 1 {
+			slowest = math.Max(slowest, drain) // NaN stays
 		}
 		if known(c.offeredRecent) {
 			arriving = orElse(arriving, 0) + c.offeredRecent
@@ -168,8 +168,8 @@ func (r *Reader) jobRow(snap *Snapshot, states map[string]*componentState, order
 	for _, name := range order {
 		states[name].row.set("backlog_seconds", row.get("backlog_seconds"))
 	}
-	if draining > 0 {
-		row.set("drain_seconds", lag/draining)
+	if known(lag) {
+		row.set("drain_seconds", slowest)
 	}
 	s := r.job
 	if s == nil {
@@ -190,18 +190,57 @@ func (r *Reader) jobRow(snap *Snapshot, states map[string]*componentState, order
 	return row
 }
 
+// backlog is what waits at a source, and in how many seconds that has drained at
+// the present rate; NaN when it does not drain.
+func (c *componentState) backlog() (waiting, drain float64) {
+	at := map[int64]float64{}
+	for _, i := range c.instances {
+		for k, v := range i.series.col(dhalion.Lag, i.mid, i.hi) {
+			if known(v) {
+				at[i.series.times[i.mid+k]] += v
+			}
+		}
+	}
+	if len(at) == 0 {
+		return nan, nan
+	}
+	var lags []float64
+	times := sortedKeys(at)
+	for _, t := range times {
+		lags = append(lags, at[t])
+	}
+	waiting = lags[len(lags)-1]
+	if rate := drainRate(times, lags); rate > 0 {
+		return waiting, waiting / rate
+	}
+	return waiting, nan
+}
+
+// addKnown adds what is known; two unknowns stay unknown.
+func addKnown(a, b float64) float64 {
+	switch {
+	case !known(a):
+		return b
+	case !known(b):
+		return a
+	}
+	return a + b
+}
+
 // drainRate is how fast a lag has fallen since it was last at its greatest, per
-// second; 0 when it is not falling. A slope over all rows would still rise while
-// a spike that has just ended is being worked off.
+// second; 0 when it has not fallen by a twentieth, which is noise. A slope over
+// all rows would still rise while a spike that has just ended is being worked
+// off. Where instances are not measured at the same times, their sum jumps and says
+// nothing of use.
 func drainRate(times []int64, lag []float64) float64 {
-	top := -1
+	top := 0
 	for k, v := range lag {
-		if known(v) && (top < 0 || v >= lag[top]) {
+		if v >= lag[top] {
 			top = k
 		}
 	}
 	end := len(lag) - 1
-	if top < 0 || top == end || !known(lag[end]) {
+	if end < 0 || top == end || lag[end] > 0.95*lag[top] {
 		return 0
 	}
 	return (lag[top] - lag[end]) / (float64(times[end]-times[top]) / 1e6)

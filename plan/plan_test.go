@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/features"
 	"github.com/dhalion-go/dhalion/plan/planfile"
 	"github.com/dhalion-go/dhalion/plan/policy"
 )
@@ -725,8 +726,7 @@ func TestSkewIsNeverAnsweredByScaling(t *testing.T) {
 
 func loaded(t *testing.T, text string) *policy.Policy {
 	t.Helper()
-	p, err := policy.Load("test.yaml", func(string) ([]byte, error) { return []byte(text), nil },
-		func(dhalion.TargetKind, string) bool { return true }, nil)
+	p, err := policy.Load("test.yaml", func(string) ([]byte, error) { return []byte(text), nil }, features.Known, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,335 @@
+// Command score runs the dhalion binary on labelled recordings, as a user would,
+// and prints how many of the labels it found.
+//
+//	go run ./lab/score -binary bin/dhalion testdata/recordings testdata/recordings/orders
+//
+// A folder has recordings and labels.csv: file, job, cause, target_vertex,
+// target_subtask, target_worker, start, end, note. Each recording gets a
+// DHALION_HOME of its own.
+//
+//   - single: one fault. Asked 3 s before it ends; the labelled cause at the
+//     labelled target must come first.
+//   - compound: several. Asked 3 s before the first ends; each labelled pair must
+//     have at least 0.5, and no cause that is not labelled more than the least of
+//     them.
+//   - quiet: none, or transients. Asked every 15 s from 60 s after the first line;
+//     nothing but transient may have 0.5.
+package main
+
+import (
+	"bufio"
+	"compress/gzip"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+)
+
+func main() {
+	binary := flag.String("binary", "bin/dhalion", "the program to score")
+	flag.Parse()
+	path, err := filepath.Abs(*binary)
+	if err != nil || flag.NArg() == 0 {
+		fmt.Fprintln(os.Stderr, "usage: score [-binary FILE] FOLDER...")
+		os.Exit(64)
+	}
+	total := map[string]*tally{}
+	for _, folder := range flag.Args() {
+		if err := scoreFolder(path, folder, total); err != nil {
+			fmt.Fprintln(os.Stderr, "score:", err)
+			os.Exit(1)
+		}
+	}
+	for _, kind := range []string{"single", "compound", "quiet"} {
+		if t := total[kind]; t != nil {
+			fmt.Printf("%s %d/%d  ", kind, t.right, t.all)
+		}
+	}
+	fmt.Println()
+}
+
+type tally struct{ right, all int }
+
+type label struct {
+	file, job, cause, vertex, subtask, worker string
+	start, end                                time.Time
+}
+
+func (l label) quiet() bool { return l.cause == "" || l.cause == "none" || l.cause == "transient" }
+
+type target struct {
+	Component string `json:"component"`
+	Instance  *int   `json:"instance"`
+	Worker    string `json:"worker"`
+}
+
+type diagnosis struct {
+	Target      target  `json:"target"`
+	Cause       string  `json:"cause"`
+	Probability float64 `json:"probability"`
+}
+
+func (d diagnosis) String() string {
+	at := d.Target.Component + d.Target.Worker
+	if d.Target.Instance != nil {
+		at += fmt.Sprintf("[%d]", *d.Target.Instance)
+	}
+	return fmt.Sprintf("%s %s %.2f", d.Cause, at, d.Probability)
+}
+
+// short is a vertex's name without what Flink puts around it.
+func short(name string) string {
+	return strings.TrimSpace(strings.ReplaceAll(strings.ReplaceAll(name, "Source: ", ""), ": Writer", ""))
+}
+
+func (l label) matches(d diagnosis) bool {
+	if d.Cause != l.cause {
+		return false
+	}
+	if l.worker != "" {
+		return d.Target.Worker == l.worker
+	}
+	if l.vertex == "" || l.cause == "failing" { // the engine names no task: any target will do
+		return true
+	}
+	if short(d.Target.Component) != short(l.vertex) {
+		return false
+	}
+	exact := l.cause == "slow_instance" || l.cause == "data_skew"
+	return !exact || l.subtask == "" || d.Target.Instance != nil && fmt.Sprint(*d.Target.Instance) == l.subtask
+}
+
+func scoreFolder(binary, folder string, total map[string]*tally) error {
+	labels, err := readLabels(filepath.Join(folder, "labels.csv"))
+	if err != nil {
+		return err
+	}
+	byFile := map[string][]label{}
+	for _, l := range labels {
+		if _, err := os.Stat(filepath.Join(folder, l.file)); err == nil {
+			byFile[l.file] = append(byFile[l.file], l)
+		}
+	}
+	var files []string
+	for f := range byFile {
+		files = append(files, f)
+	}
+	sort.Strings(files)
+	for _, f := range files {
+		kind, ok, said := scoreFile(binary, filepath.Join(folder, f), byFile[f])
+		if total[kind] == nil {
+			total[kind] = &tally{}
+		}
+		total[kind].all++
+		verdict := "MISS"
+		if ok {
+			verdict = "ok  "
+			total[kind].right++
+		}
+		fmt.Println(verdict, kind, filepath.Join(filepath.Base(folder), f), said)
+	}
+	return nil
+}
+
+func scoreFile(binary, path string, labels []label) (kind string, ok bool, said string) {
+	var real []label
+	for _, l := range labels {
+		if !l.quiet() {
+			real = append(real, l)
+		}
+	}
+	kind = map[int]string{0: "quiet", 1: "single"}[min(len(real), 2)]
+	if kind == "" {
+		kind = "compound"
+	}
+	r, err := newRun(binary)
+	if err != nil {
+		return kind, false, err.Error()
+	}
+	defer r.close()
+	if _, err := r.dhalion("ingest", path); err != nil {
+		return kind, false, err.Error()
+	}
+	if kind == "quiet" {
+		return r.quiet(path, labels[0].job)
+	}
+	at := real[0].end
+	for _, l := range real {
+		if l.end.Before(at) {
+			at = l.end
+		}
+	}
+	found, err := r.diagnose(labels[0].job, at.Add(-3*time.Second))
+	if err != nil {
+		return kind, false, err.Error()
+	}
+	said = fmt.Sprint(found[:min(4, len(found))])
+	if kind == "single" {
+		return kind, len(found) > 0 && real[0].matches(found[0]), said
+	}
+	least := 1.0
+	labelled := map[string]bool{}
+	for _, l := range real {
+		labelled[l.cause] = true
+		held := 0.0
+		for _, d := range found {
+			if l.matches(d) {
+				held = max(held, d.Probability)
+			}
+		}
+		least = min(least, held)
+	}
+	ok = least >= 0.5
+	for _, d := range found {
+		ok = ok && (labelled[d.Cause] || d.Probability <= least)
+	}
+	return kind, ok, said
+}
+
+// run is one DHALION_HOME with its server.
+type run struct{ binary, home string }
+
+func newRun(binary string) (*run, error) {
+	home, err := os.MkdirTemp("", "dhalion-score-")
+	if err != nil {
+		return nil, err
+	}
+	r := &run{binary, home}
+	if err := os.Chmod(home, 0o755); err != nil { // PostgreSQL may run as another user
+		return nil, err
+	}
+	_, err = r.dhalion("db", "start")
+	return r, err
+}
+
+func (r *run) close() {
+	if _, err := r.dhalion("db", "stop"); err != nil {
+		fmt.Fprintln(os.Stderr, "score:", err)
+	}
+	if err := os.RemoveAll(r.home); err != nil {
+		fmt.Fprintln(os.Stderr, "score:", err)
+	}
+}
+
+func (r *run) dhalion(args ...string) ([]byte, error) {
+	cmd := exec.Command(r.binary, args...)
+	for _, e := range os.Environ() {
+		if !strings.HasPrefix(e, "DATABASE_URL=") && !strings.HasPrefix(e, "DHALION_HOME=") {
+			cmd.Env = append(cmd.Env, e)
+		}
+	}
+	cmd.Env = append(cmd.Env, "DHALION_HOME="+r.home)
+	out, err := cmd.Output()
+	var failed *exec.ExitError
+	if errors.As(err, &failed) {
+		return nil, fmt.Errorf("dhalion %s: %w: %s", args[0], err, strings.TrimSpace(string(failed.Stderr)))
+	}
+	return out, err
+}
+
+func (r *run) diagnose(job string, at time.Time) ([]diagnosis, error) {
+	out, err := r.dhalion("diagnose", job, "--at", at.UTC().Format(time.RFC3339Nano), "--window", "60s", "-o", "json")
+	if err != nil {
+		return nil, err
+	}
+	var answer struct{ Diagnoses []diagnosis }
+	return answer.Diagnoses, json.Unmarshal(out, &answer)
+}
+
+func (r *run) quiet(path, job string) (kind string, ok bool, said string) {
+	first, last, err := span(path)
+	if err != nil {
+		return "quiet", false, err.Error()
+	}
+	var alarms []string
+	for at := first.Add(time.Minute); !at.After(last); at = at.Add(15 * time.Second) {
+		found, err := r.diagnose(job, at)
+		if err != nil {
+			return "quiet", false, err.Error()
+		}
+		for _, d := range found {
+			if d.Probability >= 0.5 && d.Cause != "transient" {
+				alarms = append(alarms, at.UTC().Format("15:04:05")+" "+d.String())
+			}
+		}
+	}
+	return "quiet", len(alarms) == 0, strings.Join(alarms, "; ")
+}
+
+// span is the time of a recording's first and last line.
+func span(path string) (first, last time.Time, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return first, last, err
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		return first, last, err
+	}
+	lines := bufio.NewReader(z)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if len(line) > 1 {
+			var head struct{ Time time.Time }
+			if err := json.Unmarshal(line, &head); err != nil {
+				return first, last, err
+			}
+			if first.IsZero() {
+				first = head.Time
+			}
+			last = head.Time
+		}
+		if errors.Is(err, io.EOF) {
+			return first, last, nil
+		}
+		if err != nil {
+			return first, last, err
+		}
+	}
+}
+
+func readLabels(path string) ([]label, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	rows, err := csv.NewReader(f).ReadAll()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if len(rows) == 0 {
+		return nil, fmt.Errorf("%s: no header", path)
+	}
+	column := map[string]int{}
+	for i, name := range rows[0] {
+		column[name] = i
+	}
+	for _, name := range []string{"file", "job", "cause", "target_vertex", "target_subtask", "target_worker", "start", "end"} {
+		if _, ok := column[name]; !ok {
+			return nil, fmt.Errorf("%s: no column %s", path, name)
+		}
+	}
+	var labels []label
+	for i, row := range rows[1:] {
+		get := func(name string) string { return row[column[name]] }
+		l := label{file: get("file"), job: get("job"), cause: get("cause"), vertex: get("target_vertex"), subtask: get("target_subtask"), worker: get("target_worker")}
+		var err1, err2 error
+		l.start, err1 = time.Parse(time.RFC3339, get("start"))
+		l.end, err2 = time.Parse(time.RFC3339, get("end"))
+		if err := errors.Join(err1, err2); err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", path, i+2, err)
+		}
+		labels = append(labels, l)
+	}
+	return labels, nil
+}
