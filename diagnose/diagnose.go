@@ -207,7 +207,9 @@ func judge(rules []policy.Rule, prior float64, target dhalion.Target, snap *feat
 	case len(d.Evidence) == 0:
 		return nil, nil, nil
 	}
-	d.Evidence = append([]dhalion.Evidence{{Name: "prior", Weight: prior, Value: math.NaN()}}, d.Evidence...)
+	if prior != 0 {
+		d.Evidence = append([]dhalion.Evidence{{Name: "prior", Weight: prior, Value: math.NaN()}}, d.Evidence...)
+	}
 	d.Probability = logistic(odds)
 	return d, nil, nil
 }

@@ -353,6 +353,24 @@ func TestAFailureThatTheExceptionsShowFirstIsCountedOnce(t *testing.T) {
 	c.wantRestarts(0, 1, 1)
 }
 
+func TestOutagesAreJudgedByFlinksClock(t *testing.T) {
+	c := newCluster(t)
+	c.poll(0)
+	c.exceptions(0, failure{second: -300})
+	c.put(1, 1, 3)
+	c.restart(3)
+	c.n["sink"] = 3
+	c.poll(5)
+	c.restart(22)
+	c.poll(25)
+	c.exceptions(25, failure{second: -300}, failure{second: 21})
+	// The recorder's clock is ten minutes slow.
+	data := strings.ReplaceAll(c.out.String(), `"time":"2026-01-02T03:00`, `"time":"2026-01-02T02:50`)
+	if got := values(assemble(t, Options{}, []byte(data)), dhalion.JobTarget("file/job"), dhalion.Restarts); !same64(got, []float64{0, 0, 1}) {
+		t.Errorf("restarts %v, want 0 0 1", got)
+	}
+}
+
 func TestAnOutageIsLaidOnWhomTheExceptionNames(t *testing.T) {
 	c := newCluster(t)
 	c.poll(0)

@@ -40,7 +40,7 @@ type job struct {
 	outages  []outage // the newest, ascending by to
 	laid     map[dhalion.Target]int
 
-	exception   time.Time               // newest failure known
+	exception   time.Time               // newest failure known, at first the first poll; by Flink's clock
 	lastBlamed  map[dhalion.Target]bool // targets named by the newest group of failures
 	topology    *dhalion.Topology
 	placed      bool // a topology with placement was given
@@ -50,7 +50,7 @@ type job struct {
 	intervalCfg float64
 }
 
-// outage is one that was counted: it began in (from, to]. seen tells that the
+// outage is one that was counted: it began in (from, to], by Flink's clock. seen tells that the
 // exceptions have been found to it, early that it is known from them alone.
 type outage struct {
 	from, to    time.Time
@@ -73,7 +73,7 @@ type run struct {
 	id       string
 	started  bool
 	running  float64   // timestamps.RUNNING of the execution, ms; 0 when unknown
-	good     time.Time // last poll at which that execution was seen running
+	good     time.Time // when that execution was last seen running, by Flink's clock
 	end      ending
 	failed   bool      // a failed task was seen at its end
 	settled  time.Time // poll at which the newest end of an execution was decided
@@ -115,8 +115,9 @@ type evaluation struct {
 	job      *job
 	result   *Result
 	detail   flink.Job
-	detailAt time.Time // when it was answered
-	hasRun   bool      // whether it was
+	hasRun   bool          // whether /jobs/:id was answered
+	now      time.Time     // when it was, by Flink's clock
+	ahead    time.Duration // of Flink's clock over the recorder's
 	newRun   bool
 	deployed bool
 }
@@ -136,15 +137,21 @@ func (e *evaluation) emit(target dhalion.Target, worker string, m dhalion.Metric
 func (e *evaluation) run(id string) {
 	j := e.job
 	d, ok := e.poll.details[id]
-	e.detail, e.detailAt, e.hasRun = d.value, d.at, ok
+	e.detail, e.hasRun = d.value, ok
 	if !ok && j.first.IsZero() {
 		return
 	}
 	if j.run.id != id {
 		j.run, e.newRun = newRun(id), true
 	}
+	// Starts and failures are stamped by Flink's clock, requests by the recorder's:
+	// outages are judged by the former.
+	e.now = d.at
+	if now, ok := e.detail.Now.Time(); ok {
+		e.now, e.ahead = now, now.Sub(d.at)
+	}
 	if j.first.IsZero() {
-		j.first, j.exception = e.at(), e.at()
+		j.first, j.exception = e.at(), e.now
 	}
 	e.readGraph()
 	e.deployed = e.allRun()
@@ -292,7 +299,7 @@ func (e *evaluation) judgeExecution(restartedSince time.Time) {
 	j, r := e.job, e.job.run
 	shape := e.shape()
 	if q, ok := e.poll.requests[r.id]; ok && e.asksForChange(q.value, shape) {
-		j.request = q.at
+		j.request = q.at.Add(e.ahead)
 	}
 	if !e.hasRun {
 		return
@@ -324,7 +331,7 @@ func (e *evaluation) judgeExecution(restartedSince time.Time) {
 	// After a start the failed task is gone: it tells of this end of an
 	// execution, or of the next.
 	failed := e.failedTask()
-	from, to := r.good, e.detailAt
+	from, to := r.good, e.now
 	if !again && restartedSince.IsZero() {
 		r.failed = r.failed || failed
 		if r.end == pending && (e.detail.State == flink.Failed || r.failed && !e.requested(false, to)) {
@@ -341,8 +348,8 @@ func (e *evaluation) judgeExecution(restartedSince time.Time) {
 		if t, ok := flink.Known(running).Time(); ok && t.After(from) && t.Before(to) {
 			to = t
 		}
-	} else if from.IsZero() || restartedSince.Before(from) {
-		from = restartedSince
+	} else if since := restartedSince.Add(e.ahead); from.IsZero() || since.Before(from) {
+		from = since
 	}
 	reshaped := len(r.shape) > 0 && len(shape) > 0 && !equalShapes(r.shape, shape)
 	switch r.end {
@@ -376,7 +383,7 @@ func (e *evaluation) judgeExecution(restartedSince time.Time) {
 func (e *evaluation) noteGood(running float64, shape map[string]int) {
 	r := e.job.run
 	if e.detail.State == flink.Running && r.end == goesOn {
-		r.good = e.at()
+		r.good = e.now
 	}
 	if e.deployed && running == r.running {
 		r.shape = shape

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"reflect"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/features"
+	"github.com/dhalion-go/dhalion/internal/store"
+	"github.com/dhalion-go/dhalion/plan"
+	"github.com/dhalion-go/dhalion/plan/planfile"
+)
+
+// noModel stands in a plan's basis while there are no models.
+const noModel = "none"
+
+func (a *app) planCommand() *cobra.Command {
+	var f judgeFlags
+	var out, as string
+	var exitCode bool
+	c := &cobra.Command{
+		Use:   "plan JOB",
+		Short: "Write a plan: what to do about it, why, and what to expect",
+		Long: `Write a plan: what to do about what is wrong, where, why, how sure that is, what it
+should achieve and how to undo it. A plan with actions is stored as proposed, and
+waits for approve or discard. Planning the same again finds the same plan.`,
+		Example: `  dhalion plan wordcount
+  dhalion plan wordcount --at 2026-11-22T08:40:16.879Z --out slow.plan.json
+  dhalion plan wordcount --param target_utilisation=0.7 --exit-code -o json`,
+		Args:              one("JOB"),
+		ValidArgsFunction: a.completeJob(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				e, err := a.evaluate(ctx, st, args[0], f)
+				if err != nil {
+					return err
+				}
+				p, err := a.makePlan(ctx, st, e)
+				if err != nil {
+					return err
+				}
+				d, err := a.propose(ctx, st, p, f, as)
+				if err != nil {
+					return err
+				}
+				if out != "" {
+					if err := planfile.WriteFile(out, d.doc); err != nil {
+						return err
+					}
+				}
+				if a.json() {
+					a.out.Write(d.doc)
+				} else {
+					if err := planfile.Text(&a.out, d.plan, a.meta(d), planfile.Options{Color: a.color(), Width: a.width()}); err != nil {
+						return err
+					}
+					if note := a.outside(ctx, st, e); note != "" {
+						a.printf("\n%s\n", note)
+					}
+					if out != "" {
+						a.printf("\nWritten to %s.\n", plain(out))
+					}
+				}
+				if exitCode && d.waits() {
+					return errChanges
+				}
+				return nil
+			})
+		},
+	}
+	a.judgeFlags(c, &f)
+	c.Flags().StringVar(&out, "out", "", "also write the document to a `file`")
+	c.Flags().StringVar(&as, "as", "", "`person` who proposes it (default: the user)")
+	c.Flags().BoolVar(&exitCode, "exit-code", false, "exit with 2 when changes are proposed")
+	return c
+}
+
+// document is a plan as it is read and reviewed, with what the store knows of it.
+type document struct {
+	plan   dhalion.Plan
+	doc    []byte
+	id     string
+	digest string
+	row    *store.PlanRow // nil: not in the store
+}
+
+// waits reports whether somebody or something still has to act on the plan.
+func (d *document) waits() bool {
+	if d.row == nil || len(d.plan.Actions) == 0 {
+		return false
+	}
+	return d.row.State == dhalion.PlanProposed || d.row.State == dhalion.PlanApproved
+}
+
+func (a *app) meta(d *document) planfile.Meta {
+	m := planfile.Meta{ID: d.id, Digest: d.digest, Now: a.now()}
+	if d.row != nil {
+		m.State, m.Author, m.ProposedAt, m.Expires, m.Approvals = d.row.StateAt(m.Now), d.row.Author, d.row.ProposedAt, d.row.ExpiresAt, d.row.Approvals
+	}
+	return m
+}
+
+// makePlan turns an evaluation into a plan.
+func (a *app) makePlan(ctx context.Context, st *store.Store, e *evaluation) (dhalion.Plan, error) {
+	outcomes, err := st.OutcomesDigest(ctx, e.job)
+	if err != nil {
+		return dhalion.Plan{}, err
+	}
+	snap := e.result.Snapshot
+	in := plan.Input{
+		Job: e.job, AsOf: e.at, Window: e.result.Window,
+		Topology: snap.Topology, Findings: e.result.Findings(), Load: loads(snap.Loads()), Policy: e.policy,
+		Basis: dhalion.Basis{
+			History: e.history.Digest(), Topology: snap.Topology.Digest(), Policy: e.policy.Digest,
+			Model: noModel, Outcomes: outcomes, Program: program,
+		},
+	}
+	if !snap.HasTopology {
+		in.Warnings = append(in.Warnings, dhalion.Warning{Code: "W-no-topology", Message: "nothing is known of the job's graph: sizes and what stands upstream cannot be judged; give ingest a --topology"})
+	}
+	return plan.Make(in)
+}
+
+// loads is what sizing needs, in the planner's terms: rates instead of times.
+func loads(l []features.Load) []plan.ComponentLoad {
+	rate := func(seconds float64) float64 {
+		if !(seconds > 0) {
+			return math.NaN()
+		}
+		return 1 / seconds
+	}
+	out := make([]plan.ComponentLoad, len(l))
+	for i, x := range l {
+		out[i] = plan.ComponentLoad{
+			Component: x.Component, Offered: x.Offered,
+			PerInstance: rate(x.Service), PerInstanceLow: rate(x.ServiceTop), PerInstanceHigh: rate(x.ServiceLow),
+			Busy: x.Busy, Lag: x.Lag, SkewShare: x.HotShare,
+			Source: x.Source, Sink: x.Sink, External: x.External,
+		}
+	}
+	return out
+}
+
+// eventPolicy is the log's entry that says which policy a plan was made by.
+const eventPolicy = "policy"
+
+// propose stores a plan that has actions.
+func (a *app) propose(ctx context.Context, st *store.Store, p dhalion.Plan, f judgeFlags, as string) (*document, error) {
+	doc, id, digest, err := planfile.Encode(p)
+	if err != nil {
+		return nil, err
+	}
+	// What is shown is what the document says, with its rounded numbers.
+	if p, _, _, err = planfile.Decode(doc, id); err != nil {
+		return nil, err
+	}
+	d := &document{plan: p, doc: doc, id: id, digest: digest}
+	if len(p.Actions) == 0 {
+		return d, nil
+	}
+	if as == "" {
+		as = a.person()
+	}
+	now := a.now()
+	d.row, _, err = st.SavePlan(ctx, store.NewPlan{
+		ID: id, Digest: digest, Job: p.Job, AsOf: p.AsOf, ValidFor: seconds(p.ValidForSeconds),
+		Author: as, Reverses: p.Reverses, Body: doc,
+	}, now)
+	if err != nil {
+		return nil, err
+	}
+	source, err := f.source()
+	if err != nil {
+		return nil, err
+	}
+	if was, ok, err := policyOf(ctx, st, id); err != nil || ok && reflect.DeepEqual(was, source) {
+		return d, err
+	}
+	detail, err := json.Marshal(source)
+	if err != nil {
+		return nil, fmt.Errorf("plan: note policy of %s: %w", id, err)
+	}
+	return d, st.AppendLog(ctx, store.LogEntry{At: now, Job: p.Job, Plan: id, Person: as, Event: eventPolicy, Detail: detail})
+}
+
+// policyOf is how the policy of a stored plan came about; false when that was not
+// noted.
+func policyOf(ctx context.Context, st *store.Store, id string) (policySource, bool, error) {
+	entries, err := st.Log(ctx, store.LogFilter{Plan: id, Event: eventPolicy}, 1)
+	if err != nil || len(entries) == 0 {
+		return policySource{}, false, err
+	}
+	var s policySource
+	if err := json.Unmarshal(entries[0].Detail, &s); err != nil {
+		return policySource{}, false, fmt.Errorf("plan: read policy of %s: %w", id, err)
+	}
+	return s, true, nil
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

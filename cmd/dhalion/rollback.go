@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/internal/store"
+	"github.com/dhalion-go/dhalion/plan/planfile"
+)
+
+func (a *app) rollbackCommand() *cobra.Command {
+	var f judgeFlags
+	var out, as string
+	c := &cobra.Command{
+		Use:   "rollback PLAN",
+		Short: "Propose a plan that undoes an applied one",
+		Long: `Propose a plan that undoes an applied one, its actions in the opposite order. It is a
+plan like any other: it waits for approve, and apply carries it out.`,
+		Example:           "  dhalion rollback 10701d65f69c --out undo.plan.json",
+		Args:              one("PLAN"),
+		ValidArgsFunction: a.completePlan(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				d, err := find(ctx, st, args[0])
+				if err != nil {
+					return err
+				}
+				undo, err := reversals(d)
+				if err != nil {
+					return err
+				}
+				e, err := a.evaluate(ctx, st, string(d.plan.Job), f)
+				if err != nil {
+					return err
+				}
+				p, err := a.makePlan(ctx, st, e)
+				if err != nil {
+					return err
+				}
+				p.Reverses, p.Actions, p.Alternatives = d.id, undo, nil
+				p.Sizing = resized(p)
+				p.Warnings = append(p.Warnings, dhalion.Warning{Code: "W-rollback", Message: "this undoes plan " + d.id + "; whether what it answered to has gone is not weighed"})
+				undone, err := a.propose(ctx, st, p, f, as)
+				if err != nil {
+					return err
+				}
+				if out != "" {
+					if err := planfile.WriteFile(out, undone.doc); err != nil {
+						return err
+					}
+				}
+				if a.json() {
+					a.out.Write(undone.doc)
+					return nil
+				}
+				return planfile.Text(&a.out, undone.plan, a.meta(undone), planfile.Options{Color: a.color(), Width: a.width()})
+			})
+		},
+	}
+	a.policyFlags(c, &f)
+	c.Flags().StringVar(&out, "out", "", "also write the document to a `file`")
+	c.Flags().StringVar(&as, "as", "", "`person` who proposes it (default: the user)")
+	return c
+}
+
+// reversals are the actions that undo a plan's.
+func reversals(d *document) ([]dhalion.Action, error) {
+	if d.row == nil {
+		return nil, fmt.Errorf("rollback: nothing to roll back: this database has never seen plan %s", d.id)
+	}
+	done := []dhalion.PlanState{dhalion.PlanApplied, dhalion.PlanMet, dhalion.PlanUnmet}
+	if !slices.Contains(done, d.row.State) {
+		return nil, hinted(fmt.Errorf("rollback: nothing to roll back: plan %s was never applied, it is %s", d.id, d.row.State),
+			"drop it instead: %s", command("discard", d.id))
+	}
+	var undo []dhalion.Action
+	for _, x := range slices.Backward(d.plan.Actions) {
+		r := x.Reverse
+		if r == nil {
+			continue
+		}
+		undo = append(undo, dhalion.Action{
+			Kind: r.Kind, Target: r.Target, From: r.From, To: r.To, Argument: x.Argument, Message: r.Summary,
+			Because: x.Because, Probability: x.Probability,
+			Expect:  dhalion.Expectation{Summary: "as before plan " + d.id, WithinSeconds: x.Expect.WithinSeconds},
+			Reverse: &dhalion.Reversal{Kind: x.Kind, Target: x.Target, From: x.From, To: x.To, Summary: x.Message},
+			Affects: x.Affects,
+		})
+	}
+	if len(undo) == 0 {
+		return nil, fmt.Errorf("rollback: nothing to roll back: no action of plan %s can be undone", d.id)
+	}
+	return undo, nil
+}
+
+// resized is the sizing with what the plan's actions set, and what the topology
+// has for the rest.
+func resized(p dhalion.Plan) []dhalion.Sizing {
+	out := slices.Clone(p.Sizing)
+	for i := range out {
+		out[i].To = out[i].From
+		for _, x := range p.Actions {
+			if n, ok := x.To.Number(); ok && x.Kind == dhalion.SetParallelism && x.Target.Component == out[i].Component {
+				out[i].To = int(n)
+			}
+		}
+	}
+	return out
+}
