@@ -41,6 +41,10 @@ A dry run looks at the same things, needs no approval and does nothing.`,
 				if err != nil {
 					return err
 				}
+				if d.row == nil && len(d.plan.Actions) == 0 {
+					// Such a plan is not stored: nobody has to look at it.
+					return a.nothing(&apply.Refusal{Plan: d.id, Code: apply.Nothing, Reason: "plan " + d.id + " has no actions"}, apply.State{Plan: d.plan, ID: d.id})
+				}
 				state, err := a.gateState(ctx, st, d, f, given)
 				if err != nil {
 					return err
@@ -124,10 +128,15 @@ func (a *app) presentTopology(ctx context.Context, st *store.Store, job dhalion.
 // presentPolicy is the digest of the policy that the plan would be made by now:
 // the one that the flags name, the one that was noted when it was proposed, or
 // the built-in one of its name. A policy that is gone or broken is not the one
-// that it was: its digest is empty.
+// that it was: its digest is empty. Of a document that was never proposed here it
+// is not known what its policy was read from, so nothing can be said against it;
+// it is not approved either.
 func presentPolicy(ctx context.Context, st *store.Store, d *document, f judgeFlags, given bool) (string, error) {
 	if given {
 		return f.loaded.Digest, nil
+	}
+	if d.row == nil {
+		return d.plan.Basis.Policy, nil
 	}
 	source, ok, err := policyOf(ctx, st, d.id)
 	if err != nil {

@@ -46,6 +46,9 @@ asks for four eyes, its author cannot approve it.`,
 				if err != nil {
 					return err
 				}
+				if d.row == nil && len(d.plan.Actions) == 0 {
+					return fmt.Errorf("plan %s has no actions: there is nothing to approve", d.id)
+				}
 				if d.row == nil {
 					return hinted(fmt.Errorf("plan %s: this database has never seen it", d.id), "make it here: %s", command("plan", string(d.plan.Job), "--at", stamp(d.plan.AsOf)))
 				}

@@ -78,7 +78,7 @@ again, with the same options, changes nothing.`,
 				return err
 			}
 			var results []*ingested
-			failed := false
+			code := exitDone
 			err := a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
 				for _, name := range args {
 					r, err := a.ingestFile(ctx, st, name, o)
@@ -86,9 +86,10 @@ again, with the same options, changes nothing.`,
 						return cause(ctx, err)
 					}
 					if err != nil {
-						failed = true
 						r.Error = err.Error()
-						a.report(ctx, err)
+						if c := a.report(ctx, err); code == exitDone {
+							code = c
+						}
 					}
 					results = append(results, r)
 				}
@@ -106,8 +107,8 @@ again, with the same options, changes nothing.`,
 			} else {
 				a.ingestText(results)
 			}
-			if failed {
-				return errFailed
+			if code != exitDone {
+				return &failure{code: code}
 			}
 			return nil
 		},

@@ -84,6 +84,7 @@ Exit codes: 0 done or nothing to do, 1 failure, 2 changes proposed, 3 stale,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			a.command = cmd.CommandPath()
 			if a.output != "text" && a.output != "json" {
 				return usagef("--output is text or json, not %q", a.output)
 			}

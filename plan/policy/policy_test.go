@@ -147,6 +147,10 @@ func TestWhatIsWrongWithAnExpressionIsSaid(t *testing.T) {
 		"upper(1) == 1":                  "is neither a feature of a target of kind instance nor a function",
 		"'a' == 'b'":                     "this is not part of the policy language",
 		"busy_fraction >":                "unexpected token",
+		"busy_fractoin > 1":              "did you mean busy_fraction?",
+		"true // && slow_factor > 1":     "a comment inside an expression",
+		"symptom('queue')":               "looks at targets of another kind",
+		chained(20):                      "more than 2000 parts",
 		strings.Repeat("(", 100):         "nested deeper",
 		strings.Repeat("1+", 3000) + "1": "more than 4096",
 	} {
