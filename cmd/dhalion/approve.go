@@ -78,7 +78,7 @@ func (a *app) discardCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "discard PLAN",
 		Short: "Say no to a plan",
-		Long:  "Say no to a plan that is proposed or approved. It stays discarded, also when the same is planned again.",
+		Long:  "Say no to a plan that is proposed or approved. It stays discarded, also when the same is\nplanned again.",
 		Example: `  dhalion discard 10701d65f69c --reason "the load is a test"
   dhalion discard slow.plan.json`,
 		Args:              one("PLAN"),

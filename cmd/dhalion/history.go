@@ -169,6 +169,9 @@ func (a *app) survey(ctx context.Context, st *store.Store, job dhalion.JobID, fr
 		}
 	}
 	s.Since, s.Until = from.UTC(), to.UTC()
+	if s.Since.Before(info.From) && !info.From.IsZero() {
+		s.Since = info.From.UTC()
+	}
 	h, err := st.History(ctx, job, from, to)
 	if err != nil {
 		return nil, err
