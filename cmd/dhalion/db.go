@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 
@@ -275,7 +276,11 @@ func (a *app) dbPsql() *cobra.Command {
 				if _, ok := a.stdout.(*os.File); !ok {
 					run.Stdout = io.Writer(&a.out)
 				}
-				// An interrupt is psql's to answer: it ends a query there.
+				// An interrupt is psql's to answer: it ends a query there. Caught, and
+				// not ignored: what is ignored here would be ignored by psql, too.
+				caught := make(chan os.Signal, 1)
+				signal.Notify(caught, os.Interrupt)
+				defer signal.Stop(caught)
 				err := run.Run()
 				var exit *exec.ExitError
 				if errors.As(err, &exit) {
