@@ -17,7 +17,7 @@ const replay = 2 * time.Minute
 
 // Result is what the policy's detectors saw at one time.
 type Result struct {
-	Symptoms []dhalion.Symptom // seen, sorted by kind and target
+	Symptoms []dhalion.Symptom // seen, sorted by target, then kind
 	Unknown  []dhalion.Unknown
 
 	sightings map[string]map[dhalion.Target]Sighting

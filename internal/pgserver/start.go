@@ -60,7 +60,7 @@ func (o Options) ensure(ctx context.Context, l layout) (s server, started bool, 
 		}
 		if !waitTold && time.Since(waitFrom) > patience && s.alive {
 			waitTold = true
-			o.notify("PostgreSQL takes long (it may have to recover after a crash); it writes to %s", l.log())
+			o.notify("PostgreSQL is still starting; it writes to %s", l.log())
 		}
 		switch {
 		case s.usable():

@@ -124,6 +124,7 @@ type scalar struct {
 	text         string
 	line, column int
 	quoted       bool
+	number       bool // is written without quotes
 }
 
 func (s *scalar) UnmarshalYAML(n *yaml.Node) error {
@@ -140,7 +141,12 @@ func (s *scalar) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-func (s scalar) MarshalYAML() (any, error) { return s.text, nil }
+func (s scalar) MarshalYAML() (any, error) {
+	if s.number {
+		return strconv.ParseFloat(s.text, 64)
+	}
+	return s.text, nil
+}
 
 func (s scalar) IsZero() bool { return s.text == "" }
 
@@ -773,7 +779,7 @@ func (p *Policy) YAML() []byte {
 		d.Objective = &p.Objective
 	}
 	for name, v := range p.Parameters.values {
-		d.Parameters[name] = scalar{text: v.String()}
+		d.Parameters[name] = scalar{text: v.String(), number: v.kind == 'n'}
 	}
 	for cause, v := range p.Priors {
 		d.Priors[string(cause)] = v
