@@ -27,6 +27,9 @@ var explanations = []explanation{
 	// has a reason of its own.
 	{dhalion.SlowWorker, dhalion.SlowInstance, onSlowWorker},
 	{dhalion.SlowWorker, dhalion.SourceLimited, sourceOnSlowWorker},
+	// A sink all of whose instances are slow alike waits for the outside, however
+	// many instances that are: one is all.
+	{dhalion.SinkLimited, dhalion.SlowInstance, alikeAtSink},
 	// A component that the error names is why worker and job fail.
 	{dhalion.Failing, dhalion.Failing, narrower},
 	{dhalion.Failing, dhalion.Transient, always},
@@ -59,6 +62,10 @@ func onSlowWorker(by, of *judged, snap *features.Snapshot) float64 {
 		return 0
 	}
 	return 1
+}
+
+func alikeAtSink(by, of *judged, snap *features.Snapshot) float64 {
+	return flag(by.Target.Component == of.Target.Component && snap.Value(by.Target, "service_evenness") < 1.5)
 }
 
 func sourceOnSlowWorker(by, of *judged, snap *features.Snapshot) float64 {

@@ -75,10 +75,10 @@ var DerivedFeatures = []Derived{
 
 	{"busy_at_offered_load", dhalion.KindInstance, "1", "share of the time that this instance would be busy if all that is offered reached it, at the component's healthy time per record"},
 	{"is_source", dhalion.KindInstance, "1", "1 at a source, else 0"},
-	{"peers", dhalion.KindInstance, "count", "instances of the component that it can be compared with"},
+	{"peers_elsewhere", dhalion.KindInstance, "count", "instances of the component on other workers that it can be compared with"},
 	{"records_seen", dhalion.KindInstance, "count", "records handled in the window"},
 	{"service_past_ratio", dhalion.KindInstance, "1", "time per record over its own healthy past, the smaller of window and recent part"},
-	{"service_peer_ratio", dhalion.KindInstance, "1", "time per record over the median of its peers on other workers, the smaller of window and recent part"},
+	{"service_peer_ratio", dhalion.KindInstance, "1", "time per record over the median of its peers, on other workers where there are any, the smaller of window and recent part"},
 	{"service_seconds", dhalion.KindInstance, "s", "busy time per record"},
 	{"slow_factor", dhalion.KindInstance, "1", "how much slower it is than it should be: the peer ratio, drawn half way to the past ratio"},
 	{"uneven_share", dhalion.KindInstance, "1", "records taken over an even share, the smaller of window and recent part"},
@@ -105,9 +105,9 @@ var DerivedFeatures = []Derived{
 	{"gc_lowest", dhalion.KindWorker, "1", "the smallest share of time spent collecting garbage in the window"},
 	{"outages", dhalion.KindWorker, "count", "outages of the last 10 min that the engine lays on this worker"},
 	{"outages_in_window", dhalion.KindWorker, "count", "the same, begun inside the window"},
-	{"slow_agreement", dhalion.KindWorker, "1", "the smallest slow_factor over the greatest, of its loaded instances"},
-	{"slow_factor", dhalion.KindWorker, "1", "the median slow_factor of its loaded instances"},
-	{"slow_lowest", dhalion.KindWorker, "1", "the smallest slow_factor of its loaded instances"},
+	{"slow_agreement", dhalion.KindWorker, "1", "the smallest over the greatest of its loaded instances' slow factors"},
+	{"slow_factor", dhalion.KindWorker, "1", "the median of how slow its loaded instances are, against peers elsewhere or else their past"},
+	{"slow_lowest", dhalion.KindWorker, "1", "the smallest of them"},
 }
 
 // Schema is the ordered list of the features of one kind of target.

@@ -108,7 +108,8 @@ type instanceState struct {
 	rate, rateRecent       float64
 	service, serviceRecent float64
 	busy                   float64
-	slow                   float64
+	slow                   float64 // slow_factor
+	slowHere               float64 // the same against peers on other workers only, else against the past
 }
 
 type componentState struct {
@@ -257,7 +258,7 @@ func (r *Reader) component(topology dhalion.Topology, name string, start, recent
 			continue
 		}
 		mid, _ := s.rows(recent, end)
-		st := &instanceState{target: s.target, series: s, lo: lo, mid: mid, hi: hi, row: newRow(dhalion.KindInstance), slow: nan}
+		st := &instanceState{target: s.target, series: s, lo: lo, mid: mid, hi: hi, row: newRow(dhalion.KindInstance), slow: nan, slowHere: nan}
 		for k := hi - 1; k >= 0 && st.worker == ""; k-- {
 			st.worker = s.worker(k)
 		}
@@ -368,6 +369,11 @@ func compareInstances(states map[string]*componentState, order []string, p pasts
 				i.slow = own / common
 			}
 			i.row.set("slow_factor", i.slow)
+			// Peers on the same worker are as slow as it is: for the worker only
+			// those elsewhere count, or else the past.
+			if i.slowHere = i.slow; i.row.get("peers_elsewhere") == 0 && known(own) {
+				i.slowHere = own / common
+			}
 			alike = append(alike, own)
 		}
 		c.row.set("service_past_ratio", least(alike...)/common)
@@ -390,7 +396,7 @@ func compareInstances(states map[string]*componentState, order []string, p pasts
 			var others []float64
 			for _, o := range together {
 				if o != i && o.busy >= loadedBusy {
-					others = append(others, o.slow)
+					others = append(others, o.slowHere)
 				}
 			}
 			i.row.set("worker_others_slow_factor", median(others))
@@ -402,7 +408,7 @@ func compareInstances(states map[string]*componentState, order []string, p pasts
 // those on other workers where there are any: a slow worker must not hide
 // behind itself.
 func (c *componentState) comparePeers(i *instanceState) {
-	gather := func(value func(*instanceState) float64) ([]float64, int) {
+	gather := func(value func(*instanceState) float64) (values []float64, elsewhereOnly int) {
 		var elsewhere, all []float64
 		for _, o := range c.instances {
 			if o == i {
@@ -420,11 +426,11 @@ func (c *componentState) comparePeers(i *instanceState) {
 		if len(elsewhere) > 0 {
 			return elsewhere, len(elsewhere)
 		}
-		return all, len(all)
+		return all, 0
 	}
 	now, n := gather(func(o *instanceState) float64 { return o.service })
 	lately, _ := gather(func(o *instanceState) float64 { return o.serviceRecent })
-	i.row.set("peers", float64(n))
+	i.row.set("peers_elsewhere", float64(n))
 	i.row.set("service_peer_ratio", both(ratio(i.service, median(now), 0), ratio(i.serviceRecent, median(lately), 0)))
 
 	var rates, ratesRecent []float64

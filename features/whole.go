@@ -22,8 +22,8 @@ func (r *Reader) workerRows(states map[string]*componentState, order []string, s
 				continue
 			}
 			rowOf(i.worker)
-			if i.busy >= loadedBusy && known(i.slow) {
-				slow[i.worker] = append(slow[i.worker], i.slow)
+			if i.busy >= loadedBusy && known(i.slowHere) {
+				slow[i.worker] = append(slow[i.worker], i.slowHere)
 			}
 		}
 	}
