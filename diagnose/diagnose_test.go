@@ -249,6 +249,69 @@ func TestMemoryPressureExplainsASlowWorker(t *testing.T) {
 	}
 }
 
+// small is in(1) -> work(2) -> out(1): work runs on w1 alone, the rest on w2. From
+// the 13th of 24 rows on, work takes slow and out late times as long per record.
+func small(slow, late float64) *segment.History {
+	const job = dhalion.JobID("file/small")
+	start := time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
+	h := &segment.History{Job: job, Tables: map[dhalion.TargetKind]*segment.Table{}, Topologies: []dhalion.Topology{{
+		From: start, By: dhalion.ChangeFirst,
+		Components: []dhalion.Component{{Name: "in", Parallelism: 1}, {Name: "other", Parallelism: 1}, {Name: "out", Parallelism: 1}, {Name: "work", Parallelism: 2}},
+		Edges:      []dhalion.Edge{{From: "in", To: "work"}, {From: "work", To: "other"}, {From: "other", To: "out"}},
+	}}}
+	b := segment.NewBuilder(job, dhalion.KindInstance)
+	for row := 1; row <= 24; row++ {
+		at := start.Add(time.Duration(row) * 5 * time.Second).UnixMicro()
+		add := func(c string, i int, w string, rate, busy float64) {
+			target := dhalion.InstanceTarget(job, c, i)
+			if c != "in" {
+				b.Add(target, w, at, dhalion.RecordsIn, rate)
+			} else {
+				b.Add(target, w, at, dhalion.Lag, 0)
+			}
+			b.Add(target, w, at, dhalion.RecordsOut, rate)
+			b.Add(target, w, at, dhalion.Busy, math.Min(1, busy))
+			b.Add(target, w, at, dhalion.Backpressured, 0)
+		}
+		s, l := 1.0, 1.0
+		if row > 12 {
+			s, l = slow, late
+		}
+		add("in", 0, "w2", 200, 0.05)
+		add("work", 0, "w1", 100, 0.45*s)
+		add("work", 1, "w1", 100, 0.45*s)
+		add("other", 0, "w2", 200, 0.45)
+		add("out", 0, "w2", 200, 0.45*l)
+	}
+	h.Tables[dhalion.KindInstance], _ = b.Build()
+	return h
+}
+
+func TestASlowWorkerIsSeenWhereAllInstancesOfAComponentRunOnIt(t *testing.T) {
+	r := evaluate(t, small(2, 1), "2026-11-22T08:02:00Z")
+	if len(r.Diagnoses) == 0 || r.Diagnoses[0].Cause != dhalion.SlowWorker || r.Diagnoses[0].Target.Worker != "w1" {
+		t.Errorf("first is %+v", r.Diagnoses)
+	}
+}
+
+func TestASinkOfOneInstanceIsLimitedAndNotASlowInstance(t *testing.T) {
+	r := evaluate(t, small(1, 2), "2026-11-22T08:02:00Z")
+	if len(r.Diagnoses) == 0 || r.Diagnoses[0].Cause != dhalion.SinkLimited || r.Diagnoses[0].Target.Component != "out" {
+		t.Errorf("first is %+v", r.Diagnoses)
+	}
+	if d := find(r, dhalion.SlowInstance, "out[0]"); d != nil && (d.Probability > 0.2 || d.ExplainedBy == nil) {
+		t.Errorf("out[0] is slow for a reason of its own: %+v", d)
+	}
+}
+
+func TestNothingIsWrongWithASmallHealthyJob(t *testing.T) {
+	for _, d := range evaluate(t, small(1, 1), "2026-11-22T08:02:00Z").Diagnoses {
+		if d.Probability >= 0.5 {
+			t.Errorf("%s at %s with %.3f", d.Cause, d.Target, d.Probability)
+		}
+	}
+}
+
 func TestUnderAndOverprovisionedAtOneTargetSumToAtMostOne(t *testing.T) {
 	for _, k := range []float64{0.2, 1, 2, 4, 6} {
 		r := evaluate(t, twoWorkers(k, 12, 0.01), "2026-11-22T08:01:00Z")
