@@ -3,6 +3,8 @@ package features
 import (
 	"math"
 	"slices"
+
+	"gonum.org/v1/gonum/stat"
 )
 
 var nan = math.NaN()
@@ -56,46 +58,28 @@ func median(values []float64) float64 { return quantile(values, 0.5) }
 
 // deviation is the sample standard deviation; NaN below two values.
 func deviation(values []float64) float64 {
-	m, n, sum := mean(values), 0, 0.0
-	for _, v := range values {
-		if known(v) {
-			sum += (v - m) * (v - m)
-			n++
-		}
-	}
-	if n < 2 {
+	sorted := knownSorted(values)
+	if len(sorted) < 2 {
 		return nan
 	}
-	return math.Sqrt(sum / float64(n-1))
+	return stat.StdDev(sorted, nil)
 }
 
 // slope is the least-squares slope of values over times in µs, per second; NaN
 // below three values, since a line through two points says nothing about noise.
 func slope(times []int64, values []float64) float64 {
-	var n, st, sv float64
+	var x, y []float64
 	for i, v := range values {
 		if known(v) {
-			n++
-			st += float64(times[i]-times[0]) / 1e6
-			sv += v
+			x = append(x, float64(times[i]-times[0])/1e6)
+			y = append(y, v)
 		}
 	}
-	if n < 3 {
+	if len(x) < 3 || x[0] == x[len(x)-1] {
 		return nan
 	}
-	mt, mv := st/n, sv/n
-	var num, den float64
-	for i, v := range values {
-		if known(v) {
-			dt := float64(times[i]-times[0])/1e6 - mt
-			num += dt * (v - mv)
-			den += dt * dt
-		}
-	}
-	if den == 0 {
-		return nan
-	}
-	return num / den
+	_, perSecond := stat.LinearRegression(x, y, nil, false)
+	return perSecond
 }
 
 // ratio is a/b, unknown where b is not above floor.
