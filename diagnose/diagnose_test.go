@@ -304,6 +304,36 @@ func TestASinkOfOneInstanceIsLimitedAndNotASlowInstance(t *testing.T) {
 	}
 }
 
+func TestASinkThatRunsOnASlowWorkerAloneIsExplainedByIt(t *testing.T) {
+	h := small(1, 1)
+	// other and out share w2; both take twice as long from the 13th row on.
+	b := segment.NewBuilder(h.Job, dhalion.KindInstance)
+	table := h.Tables[dhalion.KindInstance]
+	for _, span := range table.Spans() {
+		for row := span.Start; row < span.End; row++ {
+			for _, m := range table.Metrics() {
+				v := table.Values(m)[row]
+				if math.IsNaN(v) {
+					continue
+				}
+				late := row-span.Start >= 12 && m == dhalion.Busy
+				if c := span.Target.Component; late && (c == "other" || c == "out") {
+					v = math.Min(1, 2*v)
+				}
+				b.Add(span.Target, table.Worker(row), table.Times()[row], m, v)
+			}
+		}
+	}
+	h.Tables[dhalion.KindInstance], _ = b.Build()
+	r := evaluate(t, h, "2026-11-22T08:02:00Z")
+	if len(r.Diagnoses) == 0 || r.Diagnoses[0].Cause != dhalion.SlowWorker || r.Diagnoses[0].Target.Worker != "w2" {
+		t.Fatalf("first is %+v", r.Diagnoses)
+	}
+	if d := find(r, dhalion.SinkLimited, "out"); d != nil && (d.Probability > 0.3 || d.ExplainedBy == nil) {
+		t.Errorf("the sink is limited for a reason of its own: %+v", d)
+	}
+}
+
 func TestNothingIsWrongWithASmallHealthyJob(t *testing.T) {
 	for _, d := range evaluate(t, small(1, 1), "2026-11-22T08:02:00Z").Diagnoses {
 		if d.Probability >= 0.5 {

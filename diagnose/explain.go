@@ -27,6 +27,9 @@ var explanations = []explanation{
 	// has a reason of its own.
 	{dhalion.SlowWorker, dhalion.SlowInstance, onSlowWorker},
 	{dhalion.SlowWorker, dhalion.SourceLimited, sourceOnSlowWorker},
+	// A sink that runs on one sick worker alone is as slow as that is.
+	{dhalion.MemoryPressure, dhalion.SinkLimited, allOnWorker},
+	{dhalion.SlowWorker, dhalion.SinkLimited, allOnWorker},
 	// A sink all of whose instances are slow alike waits for the outside, however
 	// many instances that are: one is all.
 	{dhalion.SinkLimited, dhalion.SlowInstance, alikeAtSink},
@@ -34,6 +37,7 @@ var explanations = []explanation{
 	{dhalion.Failing, dhalion.Failing, narrower},
 	{dhalion.Failing, dhalion.Transient, always},
 	// A barrier waits behind the queued records of a backpressured input.
+	{dhalion.MemoryPressure, dhalion.CheckpointFailing, heldUp},
 	{dhalion.SlowWorker, dhalion.CheckpointFailing, heldUp},
 	{dhalion.SlowInstance, dhalion.CheckpointFailing, heldUp},
 	{dhalion.DataSkew, dhalion.CheckpointFailing, heldUp},
@@ -62,6 +66,21 @@ func onSlowWorker(by, of *judged, snap *features.Snapshot) float64 {
 		return 0
 	}
 	return 1
+}
+
+// allOnWorker: every instance of the component runs on the worker.
+func allOnWorker(by, of *judged, snap *features.Snapshot) float64 {
+	n := 0
+	for _, p := range snap.Topology.Placement {
+		if p.Component != of.Target.Component {
+			continue
+		}
+		if p.Worker != by.Target.Worker {
+			return 0
+		}
+		n++
+	}
+	return flag(n > 0)
 }
 
 func alikeAtSink(by, of *judged, snap *features.Snapshot) float64 {

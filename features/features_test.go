@@ -146,7 +146,7 @@ func TestOfferedLoadIsWhatIsPutOutAndTheGrowthOfTheLag(t *testing.T) {
 	near(t, "offered at the source", s.Value(component("source"), "offered_load"), 1200)
 	near(t, "offered at work", s.Value(component("work"), "offered_load"), 2400)
 	near(t, "load ratio", s.Value(component("work"), "load_ratio"), 1.2)
-	near(t, "load over the past", s.Value(component("work"), "load_past_ratio"), nan)
+	near(t, "load over the past", s.Value(component("work"), "load_past_ratio"), 3) // 1200 over 400
 	near(t, "healthy time", s.Value(component("work"), "healthy_service_seconds"), 0.001)
 	near(t, "unread", s.Value(component("source"), "unread_growth"), 400.0/1200)
 }
@@ -244,6 +244,47 @@ func TestTwoSourcesAreWeighedByTheirShareOfTheInflow(t *testing.T) {
 	}
 	s := NewReader(w.history(nil), at(60), Options{Window: time.Minute}).At(at(60))
 	near(t, "offered at the join", s.Value(component("join"), "offered_load"), 700)
+}
+
+func TestASourceThatSendsNothingHereDoesNotHideTheLoadOfOthers(t *testing.T) {
+	// control(0/s, arrival unknown) and data(100/s, offered 300) flow into work.
+	topo := dhalion.Topology{
+		From: t0, By: dhalion.ChangeFirst,
+		Components: []dhalion.Component{{Name: "control", Parallelism: 1}, {Name: "data", Parallelism: 1}, {Name: "work", Parallelism: 1}},
+		Edges:      []dhalion.Edge{{From: "control", To: "work"}, {From: "data", To: "work"}},
+	}
+	w := &write{topo: []dhalion.Topology{topo}}
+	for s := 5; s <= 60; s += 5 {
+		w.instance(s, "control", 0, "", map[dhalion.Metric]float64{dhalion.RecordsOut: 0})
+		w.instance(s, "data", 0, "", map[dhalion.Metric]float64{dhalion.RecordsOut: 100, dhalion.OfferedRecords: 300})
+		w.instance(s, "work", 0, "", map[dhalion.Metric]float64{dhalion.RecordsIn: 100, dhalion.Busy: 0.9})
+	}
+	s := NewReader(w.history(nil), at(60), Options{Window: time.Minute}).At(at(60))
+	near(t, "offered at work", s.Value(component("work"), "offered_load"), 300)
+}
+
+func TestLagThatBackpressureCausesIsNotUnread(t *testing.T) {
+	w := &write{topo: []dhalion.Topology{pipeline()}}
+	for s := 5; s <= 60; s += 5 {
+		values := map[dhalion.Metric]float64{dhalion.RecordsOut: 100, dhalion.OfferedRecords: 100, dhalion.Backpressured: 0}
+		if s > 50 { // the last two of twelve polls: a mean of 0.13
+			values[dhalion.OfferedRecords], values[dhalion.Backpressured] = 400, 0.8
+		}
+		w.instance(s, "source", 0, "w0", values)
+	}
+	s := NewReader(w.history(nil), at(60), Options{Window: time.Minute}).At(at(60))
+	near(t, "unread", s.Value(component("source"), "unread_growth"), 0)
+}
+
+func TestTheNewestCheckpointAnswerCountsAndNotTheirMean(t *testing.T) {
+	w := &write{topo: []dhalion.Topology{pipeline()}}
+	for s := 5; s <= 60; s += 5 {
+		w.flows(s, 100, 0, [2]float64{1, 1})
+	}
+	w.of(dhalion.JobTarget(job), 10, dhalion.CheckpointFailuresInARow, 1)
+	w.of(dhalion.JobTarget(job), 40, dhalion.CheckpointFailuresInARow, 2)
+	s := NewReader(w.history(nil), at(60), Options{Window: time.Minute}).At(at(60))
+	near(t, "failures in a row", s.Value(dhalion.JobTarget(job), "checkpoint_failures_in_a_row"), 2)
 }
 
 func TestEqualHistoriesGiveEqualVectorsInAnyRowOrder(t *testing.T) {

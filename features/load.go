@@ -15,7 +15,7 @@ import (
 // its share of the inflow. Over the graph the stretch is a weighted mean, so no
 // selectivity needs to be known; where a source is shut off altogether, the past
 // says how many records a source record becomes.
-func (r *Reader) offeredLoad(topology dhalion.Topology, states map[string]*componentState, order []string, start, recent, end int64) {
+func (r *Reader) offeredLoad(topology dhalion.Topology, states map[string]*componentState, order []string) {
 	type flowOf struct {
 		out             float64 // put out over the window
 		offered, lately float64
@@ -62,6 +62,9 @@ func (r *Reader) offeredLoad(topology dhalion.Topology, states map[string]*compo
 			sum, any := 0.0, false
 			for _, source := range sortedKeys(c.weights) {
 				f := sources[source]
+				if c.weights[source] == 0 {
+					continue // nothing of it comes here, whatever waits there
+				}
 				v := ratio(value(f), f.out, 0)
 				if !known(v) {
 					return nan
@@ -158,9 +161,18 @@ func (i *instanceState) offeredOf() []float64 {
 func (c *componentState) arrivals() (window, lately float64, polls []float64) {
 	window, lately = 0, 0
 	byTime := map[int64][]float64{}
+	some := false
+	for _, i := range c.instances {
+		some = some || known(mean(i.offeredOf()))
+	}
 	for _, i := range c.instances {
 		rows := i.offeredOf()
-		if rows == nil || !known(mean(rows)) {
+		if some && !known(mean(rows)) {
+			// No lag of its own beside others that have one: nothing is dealt to it
+			// that it could leave lying.
+			rows = i.series.col(dhalion.RecordsOut, i.lo, i.hi)
+		}
+		if !known(mean(rows)) {
 			return nan, nan, nil
 		}
 		part := rows[i.mid-i.lo:]
@@ -200,7 +212,12 @@ func (c *componentState) healthyService(past float64) float64 {
 	if known(past) {
 		return least(past, median(now))
 	}
-	return quantile(now, 0.25)
+	// Not interpolated: between a healthy and a sick one lies neither.
+	sorted := knownSorted(now)
+	if len(sorted) == 0 {
+		return nan
+	}
+	return sorted[(len(sorted)-1)/4]
 }
 
 // loadRatios are instances needed over instances there are at full utilisation.
@@ -212,12 +229,17 @@ func (c *componentState) loadRatios() (sustained, peak float64) {
 		return nan, nan
 	}
 	perLoad := c.healthy / float64(c.spec.Parallelism)
+	return c.sustained() * perLoad, most(c.offered, c.offeredRecent) * perLoad
+}
+
+// sustained is the load that loadRatios calls so, in records per second.
+func (c *componentState) sustained() float64 {
 	floor := nan
 	// One or two polls do not show that a load stays.
 	if len(c.offeredPolls) >= 3 {
 		floor = least(c.offeredPolls...)
 	}
-	return most(floor, both(c.offered, c.offeredRecent)) * perLoad, most(c.offered, c.offeredRecent) * perLoad
+	return most(floor, both(c.offered, c.offeredRecent))
 }
 
 // componentRows fills in the components' features and what instances need of
@@ -238,7 +260,7 @@ func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*com
 		c := states[name]
 		c.row.set("instances", float64(c.spec.Parallelism))
 		c.row.set("is_source", flag(c.source))
-		c.row.set("is_external", flag(r.external(topology, states, name)))
+		c.row.set("is_external", flag(r.external(topology, c)))
 		c.row.set("offered_load", c.offered)
 		c.row.set("healthy_service_seconds", c.healthy)
 		sustained, peak := c.loadRatios()
@@ -270,9 +292,8 @@ func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*com
 		}
 		for _, i := range c.instances {
 			if !c.source && known(c.healthy) {
-				offered := most(both(c.offered, c.offeredRecent), least(c.offeredPolls...))
 				share := orElse(i.row.get("uneven_share"), 1)
-				i.row.set("busy_at_offered_load", offered/float64(c.spec.Parallelism)*share*c.healthy)
+				i.row.set("busy_at_offered_load", c.sustained()/float64(c.spec.Parallelism)*share*c.healthy)
 			}
 		}
 		if s := r.aggregate[name]; s != nil {
@@ -283,25 +304,9 @@ func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*com
 	}
 }
 
-// external: marked so in topology or policy, or nothing to speak of leaves it
-// for another component, as for a sink or a writer in front of a committer.
-func (r *Reader) external(topology dhalion.Topology, states map[string]*componentState, name string) bool {
-	c := states[name]
-	if c.spec.External || r.opt.External[name] {
-		return true
-	}
-	if c.source {
-		return false
-	}
-	below := 0.0
-	for _, down := range topology.Downstream(name) {
-		in := states[down].in
-		if !known(in) {
-			return false
-		}
-		below += in
-	}
-	return len(topology.Edges) > 0 && below < 0.001*c.in || topology.IsSink(name)
+// external: a sink, or marked so in topology or policy.
+func (r *Reader) external(topology dhalion.Topology, c *componentState) bool {
+	return c.spec.External || r.opt.External[c.spec.Name] || topology.IsSink(c.spec.Name)
 }
 
 func aggregateMetric(c *componentState, m dhalion.Metric) {
@@ -356,7 +361,8 @@ func (r *Reader) unread(c *componentState) {
 		arriving += all
 		arrivingRecent += lately
 		lag += orElse(i.row.get(string(dhalion.Lag)), 0)
-		pressed := i.row.get(string(dhalion.Backpressured))
+		pressed := most(i.row.get(string(dhalion.Backpressured)), i.row.get(call("recent", dhalion.Backpressured)))
+		// Lately counts as well: a window's mean dilutes what has just begun.
 		if known(pressed) && pressed > 0.2 {
 			continue
 		}
@@ -377,16 +383,9 @@ func (r *Reader) loadOf(c *componentState) Load {
 		lo, hi = v, r.past.high[c.spec.Name]
 	}
 	return Load{
-		Component: c.spec.Name, Offered: most(both(c.offered, c.offeredRecent), leastOfPolls(c)),
+		Component: c.spec.Name, Offered: c.sustained(),
 		Service: c.healthy, ServiceLow: least(lo, c.healthy), ServiceTop: most(hi, c.healthy),
 		Busy: c.row.get(string(dhalion.Busy)), Lag: c.row.get(string(dhalion.Lag)), HotShare: hot,
 		Source: c.source, Sink: c.sink, External: c.row.get("is_external") == 1,
 	}
-}
-
-func leastOfPolls(c *componentState) float64 {
-	if len(c.offeredPolls) < 3 {
-		return nan
-	}
-	return least(c.offeredPolls...)
 }

@@ -201,15 +201,20 @@ func (r *Reader) readPast(before int64) pasts {
 	}
 	for name, byInstance := range r.instances {
 		var typical, blocks []float64
-		offered, in, out := 0.0, 0.0, 0.0
+		offered, in, out := nan, nan, nan
 		for _, i := range sortedKeys(byInstance) {
 			s := byInstance[i]
 			levels(s, flow)
 			level := p.level[s.target]
 			if level != nil {
-				offered += level[dhalion.OfferedRecords]
-				in += level[dhalion.RecordsIn]
-				out += level[dhalion.RecordsOut]
+				// Where no arrival rate was measured, what was put out is the least it was.
+				arrived, ok := level[dhalion.OfferedRecords]
+				if !ok || !known(arrived) {
+					arrived = orNaN(level, dhalion.RecordsOut)
+				}
+				offered = addKnown(offered, arrived)
+				in = addKnown(in, orNaN(level, dhalion.RecordsIn))
+				out = addKnown(out, orNaN(level, dhalion.RecordsOut))
 			}
 			_, hi := s.rows(0, before)
 			b := serviceBlocks(s, 0, hi)
@@ -232,6 +237,13 @@ func (r *Reader) readPast(before int64) pasts {
 	return p
 }
 
+func orNaN(level map[dhalion.Metric]float64, m dhalion.Metric) float64 {
+	if v, ok := level[m]; ok {
+		return v
+	}
+	return nan
+}
+
 // healthyOf is the healthy level of past times per record. Where they are of a
 // piece that is their median; where the median stands well above the lowest
 // quartile, part of the past was sick and the lowest quartile is what is left of
@@ -239,7 +251,7 @@ func (r *Reader) readPast(before int64) pasts {
 func healthyOf(blocks []float64) float64 {
 	sorted := knownSorted(blocks)
 	middle, low := quantileSorted(sorted, 0.5), quantileSorted(sorted, 0.25)
-	return math.Min(middle, 1.2*low)
+	return math.Min(middle, 1.06*low)
 }
 
 // serviceBlocks is busy time per record over stretches of about pastBlock: long

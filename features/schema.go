@@ -63,6 +63,7 @@ type Derived struct {
 // metric, sorted by kind and name.
 var DerivedFeatures = []Derived{
 	{"backlog_seconds", dhalion.KindJob, "s", "records that are due, in seconds of the present offered load"},
+	{"checkpoint_failures_in_a_row", dhalion.KindJob, "count", "checkpoints failed or expired since the last that completed, as last heard"},
 	{"checkpoint_overrun", dhalion.KindJob, "1", "duration of the newest checkpoint over the interval"},
 	{"down_seconds", dhalion.KindJob, "s", "how long the job has not been running at the window's end"},
 	{"drain_seconds", dhalion.KindJob, "s", "time in which the backlog drains at the present load; unknown when it does not drain"},
@@ -80,7 +81,7 @@ var DerivedFeatures = []Derived{
 	{"service_past_ratio", dhalion.KindInstance, "1", "time per record over its own healthy past, the smaller of window and recent part"},
 	{"service_peer_ratio", dhalion.KindInstance, "1", "time per record over the median of its peers, on other workers where there are any, the smaller of window and recent part"},
 	{"service_seconds", dhalion.KindInstance, "s", "busy time per record"},
-	{"slow_factor", dhalion.KindInstance, "1", "how much slower it is than it should be: the peer ratio, drawn half way to the past ratio"},
+	{"slow_factor", dhalion.KindInstance, "1", "how much slower it is than it should be: the smaller of the peer ratio and its geometric mean with the past ratio"},
 	{"uneven_share", dhalion.KindInstance, "1", "records taken over an even share, the smaller of window and recent part"},
 	{"worker_others_slow_factor", dhalion.KindInstance, "1", "the median slow_factor of the other loaded instances on its worker"},
 
@@ -101,7 +102,7 @@ var DerivedFeatures = []Derived{
 	{"unread_growth", dhalion.KindComponent, "1", "of a source: share of the arriving records that it leaves unread, sustained"},
 	{"unread_seconds", dhalion.KindComponent, "s", "of a source: unread records in seconds of its load"},
 
-	{"loaded_instances", dhalion.KindWorker, "count", "instances on it that are busy at least a tenth of the time"},
+	{"loaded_instances", dhalion.KindWorker, "count", "instances on it that are busy at least a tenth of the time; sources only where there are no two others"},
 	{"gc_lowest", dhalion.KindWorker, "1", "the smallest share of time spent collecting garbage in the window"},
 	{"outages", dhalion.KindWorker, "count", "outages of the last 10 min that the engine lays on this worker"},
 	{"outages_in_window", dhalion.KindWorker, "count", "the same, begun inside the window"},

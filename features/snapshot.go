@@ -91,7 +91,15 @@ func newRow(kind dhalion.TargetKind) row {
 	return row{s, values}
 }
 
-func (r row) set(name string, v float64) { r.values[r.schema.index[name]] = v }
+// set panics for a name that the schema does not have: it would be a slip in this
+// package, and would overwrite another feature.
+func (r row) set(name string, v float64) {
+	i, ok := r.schema.index[name]
+	if !ok {
+		panic("features: no feature " + name + " of a " + string(r.schema.Kind))
+	}
+	r.values[i] = v
+}
 
 func (r row) get(name string) float64 { return r.values[r.schema.index[name]] }
 
@@ -151,7 +159,7 @@ func (r *Reader) At(t time.Time) *Snapshot {
 		states[name] = r.component(topology, name, start, recent, end)
 	}
 	compareInstances(states, order, r.past)
-	r.offeredLoad(topology, states, order, start, recent, end)
+	r.offeredLoad(topology, states, order)
 	r.componentRows(topology, states, order, start, end)
 
 	add := func(target dhalion.Target, row row) {
@@ -354,7 +362,9 @@ func compareInstances(states map[string]*componentState, order []string, p pasts
 				others = append(others, slowdown[other])
 			}
 		}
-		common := math.Max(1, orElse(median(others), 1))
+		// What slowed down everything, and no more: in a small job most of the others
+		// may be part of what is wrong.
+		common := math.Max(1, orElse(least(others...), 1))
 		var alike []float64
 		for _, i := range c.instances {
 			own, peer := i.row.get("service_past_ratio"), i.row.get("service_peer_ratio")

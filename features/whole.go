@@ -15,14 +15,21 @@ func (r *Reader) workerRows(states map[string]*componentState, order []string, s
 		}
 		return rows[name]
 	}
-	slow := map[string][]float64{}
+	// A source's time per record says little: it waits for what it reads from. Its
+	// word counts only where nothing else is loaded enough to ask.
+	slow, sources := map[string][]float64{}, map[string][]float64{}
 	for _, name := range order {
 		for _, i := range states[name].instances {
 			if i.worker == "" {
 				continue
 			}
 			rowOf(i.worker)
-			if i.busy >= loadedBusy && known(i.slowHere) {
+			if i.busy < loadedBusy || !known(i.slowHere) {
+				continue
+			}
+			if states[name].source {
+				sources[i.worker] = append(sources[i.worker], i.slowHere)
+			} else {
 				slow[i.worker] = append(slow[i.worker], i.slowHere)
 			}
 		}
@@ -56,6 +63,9 @@ func (r *Reader) workerRows(states map[string]*componentState, order []string, s
 		row.set("outages_in_window", inside)
 	}
 	for name, row := range rows {
+		if len(slow[name]) < 2 {
+			slow[name] = append(slow[name], sources[name]...)
+		}
 		factors := knownSorted(slow[name])
 		row.set("loaded_instances", float64(len(factors)))
 		if len(factors) > 0 {
@@ -182,6 +192,7 @@ func (r *Reader) jobRow(snap *Snapshot, states map[string]*componentState, order
 			setStats(row, m, s.times[lo:hi], values, values[min(mid, hi)-lo:])
 		}
 	}
+	row.set("checkpoint_failures_in_a_row", lastKnown(s, dhalion.CheckpointFailuresInARow, hi))
 	row.set("checkpoint_overrun", ratio(lastKnown(s, dhalion.CheckpointSeconds, hi), lastKnown(s, dhalion.CheckpointInterval, hi), 0))
 	n, inside := outages(s, end, start)
 	row.set("outages", n)

@@ -96,6 +96,7 @@ type scope struct {
 	names      []string // parameters and, for suggestions, functions
 	symptoms   []string // of detectors of this kind of target
 	elsewhere  []string // of the others
+	diagnoses  bool     // probabilities are known where the expression is evaluated
 }
 
 // compileError carries where in the expression something is wrong, counted in
@@ -593,6 +594,9 @@ func (c *compiler) named(n ast.Node, function string, args []ast.Node) (node, bo
 		}), true, nil
 	case "diagnosis":
 		cause := dhalion.Cause(name)
+		if !c.diagnoses {
+			return nil, false, wrong(n, "diagnosis(…) is not known yet where this is evaluated")
+		}
 		if !cause.Valid() {
 			return nil, false, wrong(n, "%s is no cause%s", name, didYouMean(name, causeNames()))
 		}

@@ -522,7 +522,7 @@ func (p *Policy) approval() scope {
 	sc := p.scope(dhalion.KindJob, func(_ dhalion.TargetKind, name string) bool {
 		return name == "probability" || name == "jobs_touched" || name == "instances_touched"
 	})
-	sc.symptoms, sc.elsewhere = nil, nil
+	sc.symptoms, sc.elsewhere, sc.diagnoses = nil, nil, true
 	return sc
 }
 

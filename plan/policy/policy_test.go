@@ -29,7 +29,7 @@ func known(kind dhalion.TargetKind, f string) bool {
 
 func scopeFor() scope {
 	return scope{
-		kind: dhalion.KindInstance, known: known, names: []string{"limit"}, symptoms: []string{"hot"}, elsewhere: []string{"queue"},
+		kind: dhalion.KindInstance, known: known, names: []string{"limit"}, symptoms: []string{"hot"}, elsewhere: []string{"queue"}, diagnoses: true,
 		parameters: func(n string) bool { return n == "limit" },
 	}
 }
