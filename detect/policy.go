@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -19,6 +20,7 @@ const replay = 2 * time.Minute
 type Result struct {
 	Symptoms []dhalion.Symptom // seen, sorted by target, then kind
 	Unknown  []dhalion.Unknown
+	Snapshot *features.Snapshot // at that time
 
 	sightings map[string]map[dhalion.Target]Sighting
 }
@@ -55,7 +57,15 @@ func Evaluate(r *features.Reader, at time.Time, p *policy.Policy) (Result, error
 	}
 	now := snapshots[len(snapshots)-1]
 
-	result := Result{sightings: map[string]map[dhalion.Target]Sighting{}}
+	result := Result{Snapshot: now, sightings: map[string]map[dhalion.Target]Sighting{}}
+	trails := map[dhalion.Target]Trail{}
+	for _, v := range now.Vectors {
+		trail := make(Trail, len(moments))
+		for i, t := range moments {
+			trail[i] = Moment{At: t, Value: func(f string) float64 { return snapshots[i].Value(v.Target, f) }}
+		}
+		trails[v.Target] = trail
+	}
 	for _, spec := range p.Detectors {
 		byTarget := map[dhalion.Target]Sighting{}
 		result.sightings[spec.Name] = byTarget
@@ -64,11 +74,7 @@ func Evaluate(r *features.Reader, at time.Time, p *policy.Policy) (Result, error
 		for _, target := range targets {
 			var failure error
 			d := Hold(spec.Hold, spec.Clear, expression(spec, p, &failure))
-			trail := make(Trail, len(moments))
-			for i, t := range moments {
-				trail[i] = Moment{At: t, Value: func(f string) float64 { return snapshots[i].Value(target, f) }}
-			}
-			s := d.Detect(trail)
+			s := d.Detect(trails[target])
 			if failure != nil {
 				return Result{}, fmt.Errorf("detect: evaluate %s at %s: %w", spec.Name, target, failure)
 			}
@@ -91,22 +97,9 @@ func Evaluate(r *features.Reader, at time.Time, p *policy.Policy) (Result, error
 		}
 	}
 	slices.SortFunc(result.Symptoms, func(a, b dhalion.Symptom) int {
-		if c := a.Target.Compare(b.Target); c != 0 {
-			return c
-		}
-		return compareStrings(a.Kind, b.Kind)
+		return cmp.Or(a.Target.Compare(b.Target), cmp.Compare(a.Kind, b.Kind))
 	})
 	return result, nil
-}
-
-func compareStrings(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // expression is the detector that a policy writes: its condition says whether it

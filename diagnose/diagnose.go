@@ -56,17 +56,16 @@ func FeatureOptions(p *policy.Policy) features.Options {
 // as far as the policy's lookback. With too little data it abstains: no
 // diagnoses, and Unknown says what is missing.
 func Evaluate(h *segment.History, at time.Time, p *policy.Policy) (*Result, error) {
-	r := features.NewReader(h, at, FeatureOptions(p))
-	snap := r.At(at)
+	seen, err := detect.Evaluate(features.NewReader(h, at, FeatureOptions(p)), at, p)
+	if err != nil {
+		return nil, fmt.Errorf("diagnose: evaluate %s: %w", h.Job, err)
+	}
+	snap := seen.Snapshot
 	result := &Result{
 		Job: h.Job, At: at, Window: snap.Window, Snapshot: snap,
 		Symptoms: []dhalion.Symptom{}, Diagnoses: []dhalion.Diagnosis{}, Unknown: []dhalion.Unknown{},
 	}
 	short := tooLittle(snap, p)
-	seen, err := detect.Evaluate(r, at, p)
-	if err != nil {
-		return nil, fmt.Errorf("diagnose: evaluate %s: %w", h.Job, err)
-	}
 	if seen.Symptoms != nil {
 		result.Symptoms = seen.Symptoms
 	}

@@ -163,10 +163,10 @@ func (c *componentState) arrivals() (window, lately float64, polls []float64) {
 	byTime := map[int64][]float64{}
 	some := false
 	for _, i := range c.instances {
-		some = some || known(mean(i.offeredOf()))
+		some = some || known(mean(i.offered))
 	}
 	for _, i := range c.instances {
-		rows := i.offeredOf()
+		rows := i.offered
 		if some && !known(mean(rows)) {
 			// No lag of its own beside others that have one: nothing is dealt to it
 			// that it could leave lying.
@@ -247,11 +247,7 @@ func (c *componentState) sustained() float64 {
 func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*componentState, order []string, start, end int64) {
 	for _, name := range order {
 		c := states[name]
-		past := nan
-		if v, ok := r.past.component[name]; ok {
-			past = v
-		}
-		c.healthy = c.healthyService(past)
+		c.healthy = c.healthyService(orNaN(r.past.component, name))
 		for _, m := range flow {
 			aggregateMetric(c, m)
 		}
@@ -268,7 +264,7 @@ func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*com
 		c.row.set("load_ratio_peak", peak)
 		pastOffered, nowOffered := 0.0, 0.0
 		for _, source := range sortedKeys(c.weights) {
-			pastOffered += c.weights[source] * orElse(r.past.offered[source], nan)
+			pastOffered += c.weights[source] * r.past.offered[source]
 			nowOffered += c.weights[source] * states[source].offered
 		}
 		c.row.set("load_past_ratio", ratio(nowOffered, pastOffered, 0))
@@ -288,7 +284,7 @@ func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*com
 			c.row.set("bottleneck", math.Max(0, above-own))
 		}
 		if c.source {
-			r.unread(c)
+			c.unread()
 		}
 		for _, i := range c.instances {
 			if !c.source && known(c.healthy) {
@@ -297,9 +293,7 @@ func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*com
 			}
 		}
 		if s := r.aggregate[name]; s != nil {
-			n, inside := outages(s, end, start)
-			c.row.set("outages", n)
-			c.row.set("outages_in_window", inside)
+			c.row.setOutages(s, start, end)
 		}
 	}
 }
@@ -349,14 +343,14 @@ func (c *componentState) wholeMetric(m dhalion.Metric) {
 
 // unread is what a source leaves lying while nothing downstream holds it up:
 // only instances that are hardly backpressured count.
-func (r *Reader) unread(c *componentState) {
+func (c *componentState) unread() {
 	var left, arriving, leftRecent, arrivingRecent, lag float64
 	for _, i := range c.instances {
-		offered := i.offeredOf()
+		offered := i.offered
 		if offered == nil {
 			return
 		}
-		all := orElse(mean(offered), nan)
+		all := mean(offered)
 		lately := orElse(mean(offered[i.mid-i.lo:]), all)
 		arriving += all
 		arrivingRecent += lately
@@ -378,10 +372,7 @@ func (r *Reader) loadOf(c *componentState) Load {
 	for _, i := range c.instances {
 		hot = most(hot, i.row.get("uneven_share"))
 	}
-	lo, hi := nan, nan
-	if v, ok := r.past.low[c.spec.Name]; ok {
-		lo, hi = v, r.past.high[c.spec.Name]
-	}
+	lo, hi := orNaN(r.past.low, c.spec.Name), orNaN(r.past.high, c.spec.Name)
 	return Load{
 		Component: c.spec.Name, Offered: c.sustained(),
 		Service: c.healthy, ServiceLow: least(lo, c.healthy), ServiceTop: most(hi, c.healthy),

@@ -208,10 +208,7 @@ func (r *Reader) readPast(before int64) pasts {
 			level := p.level[s.target]
 			if level != nil {
 				// Where no arrival rate was measured, what was put out is the least it was.
-				arrived, ok := level[dhalion.OfferedRecords]
-				if !ok || !known(arrived) {
-					arrived = orNaN(level, dhalion.RecordsOut)
-				}
+				arrived := orElse(orNaN(level, dhalion.OfferedRecords), orNaN(level, dhalion.RecordsOut))
 				offered = addKnown(offered, arrived)
 				in = addKnown(in, orNaN(level, dhalion.RecordsIn))
 				out = addKnown(out, orNaN(level, dhalion.RecordsOut))
@@ -237,8 +234,9 @@ func (r *Reader) readPast(before int64) pasts {
 	return p
 }
 
-func orNaN(level map[dhalion.Metric]float64, m dhalion.Metric) float64 {
-	if v, ok := level[m]; ok {
+// orNaN looks a number up; what is not there is unknown.
+func orNaN[K comparable](m map[K]float64, key K) float64 {
+	if v, ok := m[key]; ok {
 		return v
 	}
 	return nan

@@ -103,6 +103,14 @@ func (r row) set(name string, v float64) {
 
 func (r row) get(name string) float64 { return r.values[r.schema.index[name]] }
 
+// setPast sets what a metric was before the window, and the present over it.
+func (r row) setPast(m dhalion.Metric, level map[dhalion.Metric]float64) {
+	if v, ok := level[m]; ok {
+		r.set(call("past", m), v)
+		r.set(call("past_ratio", m), ratio(r.get(string(m)), v, 0))
+	}
+}
+
 // instanceState is what an instance shows in one window, before it is compared
 // with others.
 type instanceState struct {
@@ -116,8 +124,9 @@ type instanceState struct {
 	rate, rateRecent       float64
 	service, serviceRecent float64
 	busy                   float64
-	slow                   float64 // slow_factor
-	slowHere               float64 // the same against peers on other workers only, else against the past
+	offered                []float64 // of a source, row by row
+	slow                   float64   // slow_factor
+	slowHere               float64   // the same against peers on other workers only, else against the past
 }
 
 type componentState struct {
@@ -274,6 +283,9 @@ func (r *Reader) component(topology dhalion.Topology, name string, start, recent
 			st.worker = topology.WorkerOf(name, i)
 		}
 		st.measure(r.past)
+		if c.source {
+			st.offered = st.offeredOf()
+		}
 		st.row.set("is_source", flag(c.source))
 		c.instances = append(c.instances, st)
 	}
@@ -290,12 +302,7 @@ func (st *instanceState) measure(p pasts) {
 		}
 		lately := values[st.mid-st.lo:]
 		setStats(st.row, m, times, values, lately)
-		if level != nil {
-			if v, ok := level[m]; ok {
-				st.row.set(call("past", m), v)
-				st.row.set(call("past_ratio", m), ratio(st.row.get(string(m)), v, 0))
-			}
-		}
+		st.row.setPast(m, level)
 	}
 	st.busy = st.row.get(string(dhalion.Busy))
 	st.rate = mean(handled(st.series, st.lo, st.hi))
@@ -342,10 +349,7 @@ func compareInstances(states map[string]*componentState, order []string, p pasts
 		for _, i := range c.instances {
 			past, ok := p.service[i.target]
 			if !ok {
-				past = nan
-				if v, ok := p.component[name]; ok {
-					past = v
-				}
+				past = orNaN(p.component, name)
 			}
 			v := both(ratio(i.service, past, 0), ratio(i.serviceRecent, past, 0))
 			i.row.set("service_past_ratio", v)

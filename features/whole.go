@@ -49,18 +49,13 @@ func (r *Reader) workerRows(states map[string]*componentState, order []string, s
 				continue
 			}
 			setStats(row, m, times, values, values[min(mid, hi)-lo:])
-			if v, ok := level[m]; ok {
-				row.set(call("past", m), v)
-				row.set(call("past_ratio", m), ratio(row.get(string(m)), v, 0))
-			}
+			row.setPast(m, level)
 		}
 		if !known(row.get(string(dhalion.HeapAfterGC))) {
 			row.set(string(dhalion.HeapAfterGC), heapFloor(s, lo, hi))
 		}
 		row.set("gc_lowest", row.get(call("min", dhalion.GC)))
-		n, inside := outages(s, end, start)
-		row.set("outages", n)
-		row.set("outages_in_window", inside)
+		row.setOutages(s, start, end)
 	}
 	for name, row := range rows {
 		if len(slow[name]) < 2 {
@@ -93,6 +88,13 @@ func heapFloor(s *series, lo, hi int) float64 {
 		return nan
 	}
 	return least(shares...)
+}
+
+// setOutages sets what outages counts.
+func (r row) setOutages(s *series, start, end int64) {
+	n, inside := outages(s, end, start)
+	r.set("outages", n)
+	r.set("outages_in_window", inside)
 }
 
 // outages counts the rises of restarts_total in the 10 min up to end, and those
@@ -194,9 +196,7 @@ func (r *Reader) jobRow(snap *Snapshot, states map[string]*componentState, order
 	}
 	row.set("checkpoint_failures_in_a_row", lastKnown(s, dhalion.CheckpointFailuresInARow, hi))
 	row.set("checkpoint_overrun", ratio(lastKnown(s, dhalion.CheckpointSeconds, hi), lastKnown(s, dhalion.CheckpointInterval, hi), 0))
-	n, inside := outages(s, end, start)
-	row.set("outages", n)
-	row.set("outages_in_window", inside)
+	row.setOutages(s, start, end)
 	row.set("down_seconds", downSeconds(s, hi, end))
 	return row
 }

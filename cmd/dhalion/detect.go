@@ -33,8 +33,7 @@ func (a *app) detectCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				reader := features.NewReader(e.history, e.at, diagnose.FeatureOptions(e.policy))
-				seen, err := detect.Evaluate(reader, e.at, e.policy)
+				seen, err := detect.Evaluate(features.NewReader(e.history, e.at, diagnose.FeatureOptions(e.policy)), e.at, e.policy)
 				if err != nil {
 					return err
 				}
@@ -46,7 +45,7 @@ func (a *app) detectCommand() *cobra.Command {
 						Unknown  []dhalion.Unknown `json:"unknown"`
 					}{e.job, e.at, utcSymptoms(seen.Symptoms), list(seen.Unknown)})
 				}
-				a.head(e, reader.At(e.at).Window)
+				a.head(e, seen.Snapshot.Window)
 				a.printf("\n")
 				a.symptoms(seen.Symptoms, e.at)
 				a.unknown(seen.Unknown)

@@ -100,7 +100,7 @@ func (f *judgeFlags) source() (policySource, error) {
 	if len(params) > 0 {
 		s.Params = params
 	}
-	if isFile(f.policy) {
+	if policy.IsPath(f.policy) {
 		if s.Policy, err = filepath.Abs(f.policy); err != nil {
 			return policySource{}, fmt.Errorf("policy %s: %w", f.policy, err)
 		}
@@ -109,11 +109,6 @@ func (f *judgeFlags) source() (policySource, error) {
 		s.Window = f.window.String()
 	}
 	return s, nil
-}
-
-// isFile follows policy.Load: a name with a slash or a YAML ending is a file's.
-func isFile(name string) bool {
-	return strings.ContainsAny(name, `/\`) || strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml")
 }
 
 // load reads the policy again that a source stands for.

@@ -213,7 +213,7 @@ func readChain(name string, read func(string) ([]byte, error)) ([]fileDocument, 
 		file := name + ".yaml"
 		var data []byte
 		var err error
-		if isPath(name) {
+		if IsPath(name) {
 			file = name
 			if from != "" && !path.IsAbs(name) {
 				file = path.Join(path.Dir(from), name)
@@ -250,7 +250,8 @@ func readChain(name string, read func(string) ([]byte, error)) ([]fileDocument, 
 	return chain, nil
 }
 
-func isPath(name string) bool {
+// IsPath reports whether Load takes a name for a file's and not a built-in policy's.
+func IsPath(name string) bool {
 	return strings.ContainsAny(name, `/\`) || strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml")
 }
 
