@@ -58,6 +58,7 @@ type document struct {
 	Objective  *Objective           `yaml:"objective,omitempty"`
 	Window     string               `yaml:"window,omitempty"`
 	Minimum    *minimumYAML         `yaml:"minimum,omitempty"`
+	Sizing     Sizing               `yaml:"sizing,omitempty"`
 	Parameters map[string]scalar    `yaml:"parameters,omitempty"`
 	Priors     map[string]float64   `yaml:"priors,omitempty"`
 	Components map[string]Component `yaml:"components,omitempty"`
@@ -334,6 +335,9 @@ func (d *document) merge(o document, file string) error {
 	if o.Window != "" {
 		d.Window = o.Window
 	}
+	if o.Sizing != "" {
+		d.Sizing = o.Sizing
+	}
 	if o.Minimum != nil {
 		if d.Minimum == nil {
 			d.Minimum = &minimumYAML{}
@@ -443,7 +447,7 @@ func mergeByName[T any](below, own []T, file, what string, of func(T) (name scal
 // check turns a merged document into a policy.
 func (d *document) check(chain []fileDocument, known Catalogue, params map[string]string) (*Policy, error) {
 	p := &Policy{
-		Name: d.Name, Window: time.Minute, Minimum: Minimum{Span: 20 * time.Second, Polls: 4},
+		Name: d.Name, Window: time.Minute, Minimum: Minimum{Span: 20 * time.Second, Polls: 4}, Sizing: SizingUtilisation,
 		Priors: map[dhalion.Cause]float64{}, Components: d.Components, Parameters: Parameters{map[string]value{}},
 	}
 	if p.Name == "" {
@@ -466,6 +470,12 @@ func (d *document) check(chain []fileDocument, known Catalogue, params map[strin
 			return nil, at(chain, []string{"window"}, "window %q is no duration above 0, such as 60s", d.Window)
 		}
 		p.Window = w
+	}
+	if d.Sizing != "" {
+		if !slices.Contains(Sizings, d.Sizing) {
+			return nil, at(chain, []string{"sizing"}, "sizing %q is none of %s", d.Sizing, join(Sizings))
+		}
+		p.Sizing = d.Sizing
 	}
 	if d.Minimum != nil {
 		if d.Minimum.Span != "" {
@@ -760,6 +770,14 @@ func (d *document) checkLimits(p *Policy, chain []fileDocument) error {
 	return nil
 }
 
+func join(list []Sizing) string {
+	names := make([]string, len(list))
+	for i, s := range list {
+		names[i] = string(s)
+	}
+	return strings.Join(names, ", ")
+}
+
 // WithWindow is the policy with windows of another length.
 func (p *Policy) WithWindow(d time.Duration) *Policy {
 	q := *p
@@ -778,6 +796,9 @@ func (p *Policy) YAML() []byte {
 	}
 	if p.Objective != (Objective{}) {
 		d.Objective = &p.Objective
+	}
+	if p.Sizing != SizingUtilisation {
+		d.Sizing = p.Sizing
 	}
 	for name, v := range p.Parameters.values {
 		d.Parameters[name] = scalar{text: v.String(), number: v.kind == 'n'}

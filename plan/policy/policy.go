@@ -26,6 +26,7 @@ type Policy struct {
 	Objective  Objective
 	Window     time.Duration
 	Minimum    Minimum
+	Sizing     Sizing
 	Parameters Parameters
 	Priors     map[dhalion.Cause]float64 // log-odds
 	Components map[string]Component
@@ -42,6 +43,21 @@ type Policy struct {
 // Number is a parameter as a number, a duration in seconds; false when there is
 // no such parameter or it is a text.
 func (p *Policy) Number(name string) (float64, bool) { return p.Parameters.Number(name) }
+
+// Sizing is the method by which the planner works out how many instances a
+// component needs.
+type Sizing string
+
+// The methods of sizing. The published ones are there to be compared with.
+const (
+	SizingUtilisation Sizing = "utilisation"      // our own: offered load at a target utilisation, all components together
+	SizingPaper       Sizing = "paper"            // Dhalion (VLDB 2017): from the share of time in backpressure, one component
+	SizingDS2         Sizing = "ds2"              // DS2 (OSDI 2018): true rates propagated from the sources
+	SizingAutoscaler  Sizing = "flink-autoscaler" // Apache Flink's autoscaler
+)
+
+// Sizings lists the methods; the first holds when none is named.
+var Sizings = []Sizing{SizingUtilisation, SizingPaper, SizingDS2, SizingAutoscaler}
 
 // Objective is what a job is to achieve.
 type Objective struct {
