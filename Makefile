@@ -8,7 +8,7 @@ CACHE       := .cache
 BIN         := bin/dhalion
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.6.1
 PACKAGES    := ./...
-FUZZTIME    ?= 1m
+FUZZTIME    ?= 10m
 RECORDINGS  ?= testdata/recordings testdata/recordings/orders
 DEMO_HOME   ?= $(shell echo $${TMPDIR:-/tmp})/dhalion-demo
 
@@ -42,14 +42,16 @@ test: ## every test, with the race detector where there is a C compiler, on a re
 	  echo "go test (no C compiler: without the race detector)"; $(GO) test -timeout 20m $(PACKAGES); \
 	fi
 
-fuzz: ## every fuzz target for FUZZTIME (1m)
+fuzz: ## every fuzz target for FUZZTIME (10m)
 	@set -e; for pkg in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg; \
 	  done; \
 	done
 
-bench: ## benchmarks; absolute times are printed, nothing is asserted on them
+bench: build ## against psql, DuckDB and polars, ratios asserted with slack (10 min); then the packages' own benchmarks
+	$(GO) run ./lab/bench -binary $(BIN) ingest
+	$(GO) run ./lab/bench -binary $(BIN) evaluate
 	$(GO) test -run '^$$' -bench . -benchmem $(PACKAGES)
 
 demo: build ## two recorded incidents of one job: from history to two plans

@@ -78,15 +78,21 @@ type seriesJSON struct {
 
 func (a *app) historyCommand() *cobra.Command {
 	var since, until, target, metric string
+	var windows int
+	var window time.Duration
 	c := &cobra.Command{
 		Use:   "history JOB",
 		Short: "Show what is known of a job: ranges, targets, metrics, gaps, changes",
 		Long: `Show what is known of a job: ranges, targets, metrics, gaps between polls, changes of
 its topology, and each metric over time. A metric of several instances is their mean,
-or their sum where it is a rate or a number of things. A blank is unknown.`,
+or their sum where it is a rate or a number of things. A blank is unknown.
+
+With --windows N: count, mean, standard deviation, least-squares slope, median and
+95th percentile of every series in the N windows before --until.`,
 		Example: `  dhalion history wordcount
   dhalion history wordcount --target counter --metric busy_fraction
-  dhalion history wordcount --since 2026-11-22T08:37:00Z --until 2026-11-22T08:41:00Z`,
+  dhalion history wordcount --since 2026-11-22T08:37:00Z --until 2026-11-22T08:41:00Z
+  dhalion history wordcount --windows 3 --window 30s --target 'counter[3]'`,
 		Args:              one("JOB"),
 		ValidArgsFunction: a.completeJob(),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -105,6 +111,14 @@ or their sum where it is a rate or a number of things. A blank is unknown.`,
 			if since != "" && until != "" && !from.Before(to) {
 				return usagef("--since %s is not before --until %s", since, until)
 			}
+			switch {
+			case windows < 0:
+				return usagef("--windows %d is negative", windows)
+			case window <= 0:
+				return usagef("--window %s is no length of time", window)
+			case windows > 0 && since != "":
+				return usagef("--windows says how far back to look: it goes without --since")
+			}
 			if metric != "" && !dhalion.Metric(metric).Valid() {
 				return &failure{code: exitUsage, err: fmt.Errorf("--metric %q is no metric", metric), hint: "dhalion metrics csv lists them"}
 			}
@@ -112,6 +126,9 @@ or their sum where it is a rate or a number of things. A blank is unknown.`,
 				job, err := findJob(ctx, st, args[0])
 				if err != nil {
 					return err
+				}
+				if windows > 0 {
+					return a.statistics(ctx, st, job, to, window, windows, target, dhalion.Metric(metric))
 				}
 				s, err := a.survey(ctx, st, job, from, to, target, dhalion.Metric(metric))
 				if err != nil {
@@ -129,6 +146,8 @@ or their sum where it is a rate or a number of things. A blank is unknown.`,
 	c.Flags().StringVar(&until, "until", "", "end at this `time` (default: the newest measurement)")
 	c.Flags().StringVar(&target, "target", "", "only this `target`: job, counter, counter[3], workers, tm-2")
 	c.Flags().StringVar(&metric, "metric", "", "only this `metric`")
+	c.Flags().IntVar(&windows, "windows", 0, "statistics of each series in the last `N` windows")
+	c.Flags().DurationVar(&window, "window", time.Minute, "length of a window, with --windows")
 	var metrics []string
 	for _, m := range dhalion.Metrics {
 		metrics = append(metrics, string(m.Name))
