@@ -57,8 +57,8 @@ bench: build ## against psql, DuckDB and polars, ratios asserted with slack (10 
 demo: build ## two recorded incidents of one job: from history to two plans
 	@DEMO_HOME=$(DEMO_HOME) scripts/demo $(BIN)
 
-score: build ## diagnose the labelled recordings in RECORDINGS (default: the bundled ones) and print the score
-	$(GO) run ./lab/score -binary $(BIN) $(RECORDINGS)
+score: build ## diagnose the labelled recordings in RECORDINGS (default: the bundled ones) and print the score, the paper's beside ours
+	$(GO) run ./lab/score -binary $(BIN) -beside paper $(RECORDINGS)
 
 clean: ## remove what was built; the module cache stays
 	rm -rf bin dist $(CACHE)

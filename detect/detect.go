@@ -148,6 +148,35 @@ func All(detectors ...Detector) Detector {
 	})
 }
 
+// Checks wraps a detector: the symptom is seen when it was seen at each of the
+// last n moments, the one judged included; n below 1 is 1. It is unknown when one
+// of them is unknown, or before the trail begins, and at none it is known not to
+// be seen. Score is the last moment's; Since is the first of the n.
+func Checks(n int, d Detector) Detector {
+	n = max(n, 1)
+	return Func(func(t Trail) Sighting {
+		now, known := d.Detect(t), true
+		out := now
+		for back := range n {
+			if back >= len(t) {
+				known = false
+				break
+			}
+			s := d.Detect(t[:len(t)-back])
+			if s.Known && !s.Seen {
+				return Sighting{Known: true, Score: now.Score, Probability: certainty(0, n), Since: t[len(t)-1].At}
+			}
+			known = known && s.Known
+			out.Since = s.Since
+		}
+		if !known {
+			return Sighting{}
+		}
+		out.Probability = certainty(n, n)
+		return out
+	})
+}
+
 // Hold wraps a detector: the symptom begins when it has been seen at every
 // moment for hold, and ends when it has not been seen for clear. Moments at
 // which it is unknown neither begin nor end it. Since is when the run of

@@ -121,6 +121,72 @@ func TestAHeldSymptomSaysSinceWhen(t *testing.T) {
 	}
 }
 
+// The instances that a detector sees, "1 4" being the second and the fifth; now
+// holds a value per instance, before those of the check before it.
+func instancesSeen(d Detector, now, before []float64) string {
+	var seen []string
+	for i := range now {
+		var trail Trail
+		for _, values := range [][]float64{before, now} {
+			if values != nil {
+				trail = append(trail, Moment{At: start.Add(time.Duration(len(trail)) * time.Minute), Value: func(string) float64 { return values[i] }})
+			}
+		}
+		if s := d.Detect(trail); s.Known && s.Seen {
+			seen = append(seen, strconv.Itoa(i))
+		}
+	}
+	return strings.Join(seen, " ")
+}
+
+func TestHeronsLimitsSeeTheSameInstances(t *testing.T) {
+	now := []float64{10, 91, 50, 60, 95, 80, 9, 60}
+	before := []float64{10, 9, 50, 60, 95, 80, 9, 60}
+	low := []float64{10, 91, 50, 60, 20, 80, 9, 60}
+	zero := []float64{0, 91, 50, 60, 20, 80, 15, 60}
+	for _, c := range []struct {
+		name        string
+		d           Detector
+		now, before []float64
+		want        string
+	}{
+		{"AT1: above 90 at this check", Checks(1, Above("x", 90)), now, nil, "1 4"},
+		{"AT2: above 90 at this check and the one before", Checks(2, Above("x", 90)), now, before, "4"},
+		{"BT1: below 15 at this check", Checks(1, Below("x", 15)), low, nil, "0 6"},
+		{"zero is below a limit, and a value at the limit is not", Checks(1, Below("x", 15)), zero, nil, "0"},
+		{"one check is not two", Checks(2, Above("x", 90)), now, nil, ""},
+	} {
+		if got := instancesSeen(c.d, c.now, c.before); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+func TestACheckThatIsUnknownIsNeitherSeenNorUnseen(t *testing.T) {
+	d := Checks(3, Above("x", 90))
+	for _, c := range []struct {
+		trail       string
+		seen, known bool
+	}{
+		{"x 95x3", true, true},
+		{"x 10 95x3", true, true},
+		{"x 95 _ 95", false, false},
+		{"x 10 _ 95", false, true}, // whatever the second was
+		{"x 95x2", false, false},   // there are only two
+		{"x 10 95", false, true},
+		{"x 95x2 _", false, false},
+	} {
+		s := d.Detect(series(t, c.trail))
+		if s.Seen != c.seen || s.Known != c.known {
+			t.Errorf("%s: seen %v known %v, want %v and %v", c.trail, s.Seen, s.Known, c.seen, c.known)
+		}
+	}
+	// Three sightings, 5 s apart: since the first.
+	if s := d.Detect(series(t, "x 10 95x3")); !s.Since.Equal(start.Add(5*time.Second)) || s.Probability != 3.5/4 {
+		t.Errorf("since %v with %v", s.Since, s.Probability)
+	}
+}
+
 // What a live evaluation says at a moment must not depend on what comes later:
 // the trail up to that moment gives the same as a longer one cut there, and a
 // longer hold is never seen when a shorter one is not.

@@ -2,6 +2,7 @@ package detect
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -40,17 +41,41 @@ func (r Result) Score(name string, target dhalion.Target) float64 {
 	return math.NaN()
 }
 
+// Given is a Result in which the given symptoms are seen and every other symptom
+// of the policy is known not to be: what a diagnosis is drawn from when findings
+// come from elsewhere, or from a test.
+func Given(snap *features.Snapshot, p *policy.Policy, symptoms []dhalion.Symptom) Result {
+	r := Result{Symptoms: slices.Clone(symptoms), Snapshot: snap, sightings: map[string]map[dhalion.Target]Sighting{}}
+	sortSymptoms(r.Symptoms)
+	for _, spec := range p.Detectors {
+		r.sightings[spec.Name] = map[dhalion.Target]Sighting{}
+		for _, target := range snap.Targets(spec.Target) {
+			r.sightings[spec.Name][target] = Sighting{Known: true}
+		}
+	}
+	for _, s := range symptoms {
+		if r.sightings[s.Kind] == nil {
+			r.sightings[s.Kind] = map[dhalion.Target]Sighting{}
+		}
+		r.sightings[s.Kind][s.Target] = Sighting{Known: true, Seen: true, Score: s.Score, Probability: s.Probability, Since: s.Since}
+	}
+	return r
+}
+
+func sortSymptoms(list []dhalion.Symptom) {
+	slices.SortFunc(list, func(a, b dhalion.Symptom) int {
+		return cmp.Or(a.Target.Compare(b.Target), cmp.Compare(a.Kind, b.Kind))
+	})
+}
+
 // Evaluate runs a policy's detectors over a history at one time. The Reader must
-// have been made for that time.
+// have been made for that time. A detector that fails is unknown, says so in
+// Unknown, and leaves the others alone; it is an error that there is no policy.
 func Evaluate(r *features.Reader, at time.Time, p *policy.Policy) (Result, error) {
-	longest := time.Duration(0)
-	for _, d := range p.Detectors {
-		longest = max(longest, d.Hold+d.Clear)
+	if p == nil {
+		return Result{}, errors.New("detect: evaluate: no policy")
 	}
-	moments := r.Times(at.Add(-longest-replay), at)
-	if len(moments) == 0 || !moments[len(moments)-1].Equal(at) {
-		moments = append(moments, at)
-	}
+	moments := momentsOf(r, at, p)
 	snapshots := make([]*features.Snapshot, len(moments))
 	for i, t := range moments {
 		snapshots[i] = r.At(t)
@@ -59,24 +84,27 @@ func Evaluate(r *features.Reader, at time.Time, p *policy.Policy) (Result, error
 
 	result := Result{Snapshot: now, sightings: map[string]map[dhalion.Target]Sighting{}}
 	trails := map[dhalion.Target]Trail{}
-	for _, v := range now.Vectors {
+	trailOf := func(target dhalion.Target) Trail {
+		if t, ok := trails[target]; ok {
+			return t
+		}
 		trail := make(Trail, len(moments))
 		for i, t := range moments {
-			trail[i] = Moment{At: t, Value: func(f string) float64 { return snapshots[i].Value(v.Target, f) }}
+			trail[i] = Moment{At: t, Value: func(f string) float64 { return snapshots[i].Value(target, f) }}
 		}
-		trails[v.Target] = trail
+		trails[target] = trail
+		return trail
 	}
 	for _, spec := range p.Detectors {
 		byTarget := map[dhalion.Target]Sighting{}
 		result.sightings[spec.Name] = byTarget
 		unknown := 0
 		targets := now.Targets(spec.Target)
+		var failure error
 		for _, target := range targets {
-			var failure error
-			d := Hold(spec.Hold, spec.Clear, expression(spec, p, &failure))
-			s := d.Detect(trails[target])
+			s := detectorOf(spec, p, &failure).Detect(trailOf(target))
 			if failure != nil {
-				return Result{}, fmt.Errorf("detect: evaluate %s at %s: %w", spec.Name, target, failure)
+				break
 			}
 			byTarget[target] = s
 			if !s.Known {
@@ -89,28 +117,73 @@ func Evaluate(r *features.Reader, at time.Time, p *policy.Policy) (Result, error
 				})
 			}
 		}
-		if unknown > 0 && unknown == len(targets) {
+		switch {
+		case failure != nil:
+			clear(byTarget)
+			result.Symptoms = slices.DeleteFunc(result.Symptoms, func(s dhalion.Symptom) bool { return s.Kind == spec.Name })
+			result.Unknown = append(result.Unknown, dhalion.Unknown{
+				Target: dhalion.JobTarget(now.Job),
+				Reason: fmt.Sprintf("symptom %s: its detector failed: %v", spec.Name, failure),
+			})
+		case unknown > 0 && unknown == len(targets):
 			result.Unknown = append(result.Unknown, dhalion.Unknown{
 				Target: dhalion.JobTarget(now.Job),
 				Reason: fmt.Sprintf("symptom %s: its features are unknown at every %s", spec.Name, spec.Target),
 			})
 		}
 	}
-	slices.SortFunc(result.Symptoms, func(a, b dhalion.Symptom) int {
-		return cmp.Or(a.Target.Compare(b.Target), cmp.Compare(a.Kind, b.Kind))
-	})
+	sortSymptoms(result.Symptoms)
 	return result, nil
 }
 
-// expression is the detector that a policy writes: its condition says whether it
-// is seen, its score how badly.
+// momentary: asked at the one time alone.
+func momentary(spec policy.Detector, p *policy.Policy) bool {
+	return p.Decisions == policy.DecideBinary && spec.Hold == 0 && spec.Clear == 0
+}
+
+// momentsOf are the times at which the features are needed, the last one is at.
+func momentsOf(r *features.Reader, at time.Time, p *policy.Policy) []time.Time {
+	longest := time.Duration(-1)
+	for _, d := range p.Detectors {
+		if !momentary(d, p) {
+			longest = max(longest, d.Hold+d.Clear)
+		}
+	}
+	var moments []time.Time
+	if longest >= 0 {
+		moments = r.Times(at.Add(-longest-replay), at)
+	}
+	if len(moments) == 0 || !moments[len(moments)-1].Equal(at) {
+		moments = append(moments, at)
+	}
+	return moments
+}
+
+// detectorOf is the detector that a policy writes.
+func detectorOf(spec policy.Detector, p *policy.Policy, failure *error) Detector {
+	d := expression(spec, p, failure)
+	if !momentary(spec, p) {
+		return Hold(spec.Hold, spec.Clear, d)
+	}
+	return Func(func(t Trail) Sighting {
+		s := d.Detect(t)
+		if s.Known {
+			s.Probability = float64(b2i(s.Seen)) // yes or no
+		}
+		return s
+	})
+}
+
+// expression is the detector that a policy's condition and score make: the one
+// says whether it is seen, the other how badly.
 func expression(spec policy.Detector, p *policy.Policy, failure *error) Detector {
 	return Func(func(t Trail) Sighting {
 		if len(t) == 0 {
 			return Sighting{}
 		}
 		m := t[len(t)-1]
-		env := policy.Env{Feature: m.Value, Parameter: p.Number}
+		ofComponent := func(f string) float64 { return m.Value(policy.OfComponent + f) }
+		env := policy.Env{Feature: m.Value, Parameter: p.Number, Component: &policy.Env{Feature: ofComponent, Parameter: p.Number}}
 		seen, known, err := spec.When.Bool(env)
 		if err != nil {
 			*failure = err

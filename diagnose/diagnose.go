@@ -5,10 +5,15 @@
 // logistic function; then what one diagnosis explains of another is taken away
 // (explain.go). A cause whose features are unknown is not judged: it is reported
 // as unknown and never as absent.
+//
+// Where the policy's decisions are binary, a cause whose prior and evidence add up
+// to more than nothing holds with probability 1, any other is not listed, and
+// nothing is explained away.
 package diagnose
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -56,30 +61,49 @@ func FeatureOptions(p *policy.Policy) features.Options {
 // as far as the policy's lookback. With too little data it abstains: no
 // diagnoses, and Unknown says what is missing.
 func Evaluate(h *segment.History, at time.Time, p *policy.Policy) (*Result, error) {
+	if p == nil {
+		return nil, fmt.Errorf("diagnose: evaluate %s: no policy", h.Job)
+	}
 	seen, err := detect.Evaluate(features.NewReader(h, at, FeatureOptions(p)), at, p)
 	if err != nil {
 		return nil, fmt.Errorf("diagnose: evaluate %s: %w", h.Job, err)
 	}
+	result, err := Conclude(seen, p)
+	if err != nil {
+		return nil, fmt.Errorf("diagnose: evaluate %s: %w", h.Job, err)
+	}
+	return result, nil
+}
+
+// Conclude is the second half of Evaluate: what the symptoms and features that
+// were seen say of the causes. An error is that there is no policy or nothing
+// seen.
+func Conclude(seen detect.Result, p *policy.Policy) (*Result, error) {
 	snap := seen.Snapshot
+	if p == nil || snap == nil {
+		return nil, errors.New("diagnose: conclude: no policy, or no snapshot")
+	}
 	result := &Result{
-		Job: h.Job, At: at, Window: snap.Window, Snapshot: snap,
+		Job: snap.Job, At: snap.Window.End, Window: snap.Window, Snapshot: snap,
 		Symptoms: []dhalion.Symptom{}, Diagnoses: []dhalion.Diagnosis{}, Unknown: []dhalion.Unknown{},
 	}
 	short := tooLittle(snap, p)
 	if seen.Symptoms != nil {
 		result.Symptoms = seen.Symptoms
 	}
-	pairs, unknown, err := weigh(snap, seen, p, short != "")
-	if err != nil {
-		return nil, fmt.Errorf("diagnose: evaluate %s: %w", h.Job, err)
-	}
+	pairs, unknown := weigh(snap, seen, p, short != "")
 	if short != "" {
-		unknown = append([]dhalion.Unknown{{Target: dhalion.JobTarget(h.Job), Reason: short}}, unknown...)
+		unknown = append([]dhalion.Unknown{{Target: dhalion.JobTarget(snap.Job), Reason: short}}, unknown...)
 	}
 	result.Unknown = append(result.Unknown, unknown...)
-	result.Diagnoses = append(result.Diagnoses, list(explain(pairs, snap))...)
+	if !binary(p) {
+		explain(pairs, snap)
+	}
+	result.Diagnoses = append(result.Diagnoses, list(pairs)...)
 	return result, nil
 }
+
+func binary(p *policy.Policy) bool { return p.Decisions == policy.DecideBinary }
 
 // tooLittle says why a window cannot be judged; empty when it can.
 func tooLittle(snap *features.Snapshot, p *policy.Policy) string {
@@ -99,9 +123,10 @@ type judged struct {
 // weigh adds up the evidence for every pair that a rule speaks of. Where the
 // window is too short, only what reads across windows is judged: a job that
 // keeps failing never has a window long enough.
-func weigh(snap *features.Snapshot, seen detect.Result, p *policy.Policy, short bool) (map[dhalion.Pair]*judged, []dhalion.Unknown, error) {
+func weigh(snap *features.Snapshot, seen detect.Result, p *policy.Policy, short bool) (map[dhalion.Pair]*judged, []dhalion.Unknown) {
 	pairs := map[dhalion.Pair]*judged{}
 	silent := newSilence(snap.Job)
+	silent.apart = binary(p)
 	for _, cause := range dhalion.Causes {
 		if short && cause != dhalion.Failing {
 			continue
@@ -113,13 +138,10 @@ func weigh(snap *features.Snapshot, seen detect.Result, p *policy.Policy, short 
 				continue
 			}
 			for _, target := range snap.Targets(kind) {
-				d, missing, err := judge(rules, p.Priors[cause], target, snap, seen, p)
-				if err != nil {
-					return nil, nil, err
-				}
+				d, missing := judge(rules, p.Priors[cause], target, snap, seen, p)
 				if d == nil {
 					if missing != nil {
-						silent.add(cause, kind, missing)
+						silent.add(cause, target, missing)
 					} else {
 						anywhere = true // looked at, and no rule applies
 					}
@@ -130,13 +152,13 @@ func weigh(snap *features.Snapshot, seen detect.Result, p *policy.Policy, short 
 				anywhere = true
 			}
 		}
-		if anywhere {
+		if anywhere && !silent.apart {
 			// Judged at some kind of target: that others say nothing of it (an engine
 			// that lays no outage on a component) leaves no question open.
 			silent.forget(cause)
 		}
 	}
-	return pairs, silent.list(), nil
+	return pairs, silent.list()
 }
 
 func rulesFor(p *policy.Policy, cause dhalion.Cause, kind dhalion.TargetKind) []policy.Rule {
@@ -149,11 +171,8 @@ func rulesFor(p *policy.Policy, cause dhalion.Cause, kind dhalion.TargetKind) []
 	return rules
 }
 
-// judge is one pair. A pair of which no rule speaks is not considered: it returns
-// nil. Where what the rules need is unknown it returns nil and the features
-// missing: when no rule could speak, or when the first, which by convention
-// carries the cause, could not and the others do not speak for it.
-func judge(rules []policy.Rule, prior float64, target dhalion.Target, snap *features.Snapshot, seen detect.Result, p *policy.Policy) (*dhalion.Diagnosis, []string, error) {
+// envOf is what rules about a target can ask for.
+func envOf(target dhalion.Target, snap *features.Snapshot, seen detect.Result, p *policy.Policy) policy.Env {
 	env := policy.Env{
 		Feature:   func(f string) float64 { return snap.Value(target, f) },
 		Symptom:   func(name string) (bool, bool) { return seen.Symptom(name, target) },
@@ -161,6 +180,21 @@ func judge(rules []policy.Rule, prior float64, target dhalion.Target, snap *feat
 		Diagnosis: func(dhalion.Cause) float64 { return math.NaN() },
 		Parameter: p.Number,
 	}
+	if target.Kind == dhalion.KindInstance {
+		of := envOf(dhalion.ComponentTarget(target.Job, target.Component), snap, seen, p)
+		env.Component = &of
+	}
+	return env
+}
+
+// judge is one pair. A pair of which no rule speaks is not considered: it returns
+// nil. Where what the rules need is unknown it returns nil and the features
+// missing: when no rule could speak, or when the first, which by convention
+// carries the cause, could not and the others do not speak for it. A rule that
+// fails is unknown, too. A binary decision leaves nothing to the others: with any
+// rule unknown, what the rest says against the cause is not the last word.
+func judge(rules []policy.Rule, prior float64, target dhalion.Target, snap *features.Snapshot, seen detect.Result, p *policy.Policy) (*dhalion.Diagnosis, []string) {
+	env := envOf(target, snap, seen, p)
 	d := &dhalion.Diagnosis{Target: target, Cause: rules[0].Cause, Evidence: []dhalion.Evidence{}}
 	odds := prior
 	var missing []string
@@ -169,26 +203,23 @@ func judge(rules []policy.Rule, prior float64, target dhalion.Target, snap *feat
 		applies, known := true, true
 		var err error
 		if rule.When != nil {
-			if applies, known, err = rule.When.Bool(env); err != nil {
-				return nil, nil, fmt.Errorf("rule %s at %s: %w", rule.Name, target, err)
-			}
+			applies, known, err = rule.When.Bool(env)
 		}
-		if known && !applies {
+		if err == nil && known && !applies {
 			continue
 		}
 		weight := math.NaN()
-		if known {
-			if weight, known, err = rule.Evidence.Number(env); err != nil {
-				return nil, nil, fmt.Errorf("rule %s at %s: %w", rule.Name, target, err)
-			}
+		if err == nil && known {
+			weight, known, err = rule.Evidence.Number(env)
+		}
+		if err != nil {
+			missing = append(missing, fmt.Sprintf("the answer of rule %s (%v)", rule.Name, err))
+			mainUnknown = mainUnknown || n == 0
+			continue
 		}
 		if !known {
 			mainUnknown = mainUnknown || n == 0
-			for _, f := range append(conditionFeatures(rule.When), rule.Evidence.Features()...) {
-				if math.IsNaN(snap.Value(target, f)) {
-					missing = append(missing, f)
-				}
-			}
+			missing = append(missing, unknownIn(rule, target, snap, seen, p)...)
 			continue
 		}
 		odds += weight
@@ -201,23 +232,58 @@ func judge(rules []policy.Rule, prior float64, target dhalion.Target, snap *feat
 		d.Evidence = append(d.Evidence, e)
 	}
 	switch {
+	case binary(p) && len(missing) > 0 && odds <= 0:
+		return nil, missing
 	case len(missing) > 0 && (len(d.Evidence) == 0 || mainUnknown && odds <= prior):
-		return nil, missing, nil
+		return nil, missing
 	case len(d.Evidence) == 0:
-		return nil, nil, nil
+		return nil, nil
 	}
 	if prior != 0 {
 		d.Evidence = append([]dhalion.Evidence{{Name: "prior", Weight: prior, Value: math.NaN()}}, d.Evidence...)
 	}
 	d.Probability = logistic(odds)
-	return d, nil, nil
+	if binary(p) {
+		d.Probability = flag(odds > 0)
+	}
+	return d, nil
 }
 
-func conditionFeatures(e *policy.Expr) []string {
-	if e == nil {
-		return nil
+// unknownIn names the features that a rule needs and that are unknown: its own,
+// and those of the symptoms that it asks for.
+func unknownIn(rule policy.Rule, target dhalion.Target, snap *features.Snapshot, seen detect.Result, p *policy.Policy) []string {
+	var out []string
+	look := func(target dhalion.Target, names []string) {
+		for _, f := range names {
+			if math.IsNaN(snap.Value(target, f)) {
+				out = append(out, strings.TrimPrefix(f, policy.OfComponent))
+			}
+		}
 	}
-	return e.Features()
+	for _, e := range []*policy.Expr{rule.When, rule.Evidence} {
+		if e == nil {
+			continue
+		}
+		look(target, e.Features())
+		for _, name := range e.Symptoms() {
+			of := target
+			if component, ok := strings.CutPrefix(name, policy.OfComponent); ok {
+				name, of = component, dhalion.ComponentTarget(target.Job, target.Component)
+			}
+			if _, known := seen.Symptom(name, of); known {
+				continue
+			}
+			for _, d := range p.Detectors {
+				if d.Name == name {
+					look(of, d.When.Features())
+				}
+			}
+		}
+	}
+	if len(out) == 0 {
+		out = append(out, "what rule "+rule.Name+" asks for") // a quotient by zero, a detector that failed
+	}
+	return out
 }
 
 func logistic(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
@@ -256,24 +322,27 @@ func list(pairs map[dhalion.Pair]*judged) []dhalion.Diagnosis {
 }
 
 // silence gathers what could not be judged: one line per cause and kind of
-// target, with the features that are missing, not one per instance.
+// target, with the features that are missing, not one per instance. Apart says to
+// keep the components apart.
 type silence struct {
 	job     dhalion.JobID
+	apart   bool
 	count   map[dhalion.Pair]int
 	missing map[dhalion.Pair]map[string]bool
-	kinds   map[dhalion.Pair]dhalion.TargetKind
 	order   []dhalion.Pair
 }
 
 func newSilence(job dhalion.JobID) *silence {
-	return &silence{job: job, count: map[dhalion.Pair]int{}, missing: map[dhalion.Pair]map[string]bool{}, kinds: map[dhalion.Pair]dhalion.TargetKind{}}
+	return &silence{job: job, count: map[dhalion.Pair]int{}, missing: map[dhalion.Pair]map[string]bool{}}
 }
 
-func (s *silence) add(cause dhalion.Cause, kind dhalion.TargetKind, missing []string) {
-	key := dhalion.Pair{Target: dhalion.Target{Kind: kind}, Cause: cause}
+func (s *silence) add(cause dhalion.Cause, target dhalion.Target, missing []string) {
+	key := dhalion.Pair{Target: dhalion.Target{Kind: target.Kind}, Cause: cause}
+	if s.apart {
+		key.Target.Component = target.Component
+	}
 	if s.missing[key] == nil {
 		s.missing[key] = map[string]bool{}
-		s.kinds[key] = kind
 		s.order = append(s.order, key)
 	}
 	s.count[key]++
@@ -294,12 +363,19 @@ func (s *silence) list() []dhalion.Unknown {
 			names = append(names, f)
 		}
 		slices.Sort(names)
-		what := "at 1 " + string(s.kinds[key])
+		at := dhalion.JobTarget(s.job)
+		if key.Target.Component != "" {
+			at = dhalion.ComponentTarget(s.job, key.Target.Component)
+		}
+		what := "at 1 " + string(key.Target.Kind)
 		if n := s.count[key]; n > 1 {
-			what = fmt.Sprintf("at %d %ss", n, s.kinds[key])
+			what = fmt.Sprintf("at %d %ss", n, key.Target.Kind)
+		}
+		if at.Kind == dhalion.KindComponent && key.Target.Kind == dhalion.KindComponent {
+			what = "here"
 		}
 		out = append(out, dhalion.Unknown{
-			Target: dhalion.JobTarget(s.job), Cause: key.Cause,
+			Target: at, Cause: key.Cause,
 			Reason: fmt.Sprintf("not judged %s: unknown %s", what, strings.Join(names, ", ")),
 		})
 	}

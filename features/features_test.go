@@ -315,6 +315,62 @@ func TestEqualHistoriesGiveEqualVectorsInAnyRowOrder(t *testing.T) {
 	})
 }
 
+func TestASumIsOverThoseThatReportedAndTheSteepestIsTheGreatestTrend(t *testing.T) {
+	topo := dhalion.Topology{From: t0, By: dhalion.ChangeFirst, Components: []dhalion.Component{{Name: "work", Parallelism: 10}}}
+	w := &write{topo: []dhalion.Topology{topo}}
+	for s := 10; s <= 60; s += 10 {
+		for i, v := range []float64{0.25, 0.25, 0} {
+			w.instance(s, "work", i, "", map[dhalion.Metric]float64{
+				dhalion.BackpressureCaused: v, dhalion.QueueBytes: float64(i * s), // 0, 1 and 2 bytes a second
+			})
+		}
+	}
+	s := NewReader(w.history(nil), at(60), Options{Window: time.Minute}).At(at(60))
+	// Three of ten reported: the mean over them stands for ten, the sum for itself.
+	near(t, "sum", s.Value(component("work"), "sum(backpressure_caused_fraction)"), 0.5)
+	near(t, "all ten", s.Value(component("work"), "backpressure_caused_fraction"), 10*0.5/3)
+	near(t, "steepest", s.Value(component("work"), "steepest(queue_bytes)"), 2)
+	near(t, "trend of the sum", s.Value(component("work"), "trend(queue_bytes)"), 10)
+	near(t, "asked of the component", s.Value(instance("work", 1), "component.steepest(queue_bytes)"), 2)
+	near(t, "a component is part of none", s.Value(component("work"), "component.steepest(queue_bytes)"), nan)
+	near(t, "sum of what nobody reported", s.Value(component("work"), "sum(lag_records)"), nan)
+	if l := s.Loads()[0]; l.Caused != 0.5 {
+		t.Errorf("for sizing it caused %v", l.Caused)
+	}
+}
+
+func TestOfSeveralComponentsInBackpressureOneLeads(t *testing.T) {
+	topo := dhalion.Topology{
+		From: t0, By: dhalion.ChangeFirst,
+		Components: []dhalion.Component{{Name: "a", Parallelism: 1}, {Name: "b", Parallelism: 1}, {Name: "c", Parallelism: 1}, {Name: "s", Parallelism: 1}},
+		Edges:      []dhalion.Edge{{From: "s", To: "a"}, {From: "a", To: "b"}, {From: "a", To: "c"}},
+	}
+	for _, x := range []struct {
+		a, b, c float64
+		want    [3]float64
+	}{
+		{0.1, 0.6, 0, [3]float64{0, 1, 0}},
+		{0.6, 0.1, 0, [3]float64{1, 0, 0}},       // the greater, even above
+		{0.6, 0.6, 0, [3]float64{0, 1, 0}},       // alike: the one below
+		{0, 0.3, 0.1 + 0.2, [3]float64{0, 1, 1}}, // alike but for rounding, neither below the other
+		{0, 0, 0, [3]float64{0, 0, 0}},
+		{nan, 0.2, nan, [3]float64{nan, 1, nan}},
+	} {
+		w := &write{topo: []dhalion.Topology{topo}}
+		for i, v := range []float64{x.a, x.b, x.c} {
+			values := map[dhalion.Metric]float64{dhalion.Busy: 1}
+			if known(v) {
+				values[dhalion.BackpressureCaused] = v
+			}
+			w.instance(60, string("abc"[i]), 0, "", values)
+		}
+		s := NewReader(w.history(nil), at(60), Options{Window: time.Minute}).At(at(60))
+		for i, want := range x.want {
+			near(t, fmt.Sprintf("%v: leads at %c", x, "abc"[i]), s.Value(component(string("abc"[i])), "leads_backpressure"), want)
+		}
+	}
+}
+
 func TestDerivedFeaturesAreSortedAndDescribed(t *testing.T) {
 	seen := map[string]bool{}
 	for _, d := range DerivedFeatures {

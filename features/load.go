@@ -252,6 +252,10 @@ func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*com
 			aggregateMetric(c, m)
 		}
 	}
+	worst := nan
+	for _, c := range states {
+		worst = most(worst, c.row.get(call("sum", dhalion.BackpressureCaused)))
+	}
 	for _, name := range order {
 		c := states[name]
 		c.row.set("instances", float64(c.spec.Parallelism))
@@ -283,6 +287,8 @@ func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*com
 		if known(above) && known(own) {
 			c.row.set("bottleneck", math.Max(0, above-own))
 		}
+		c.row.set("leads_backpressure", leads(topology, states, name))
+		c.row.set("most_backpressure", worst)
 		if c.source {
 			c.unread()
 		}
@@ -296,6 +302,34 @@ func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*com
 			c.row.setOutages(s, start, end)
 		}
 	}
+}
+
+// leads says which of several components in backpressure is the one to look at:
+// the bottleneck holds up the flow nearly all the time, the others now and then.
+func leads(topology dhalion.Topology, states map[string]*componentState, name string) float64 {
+	caused := func(name string) float64 { return states[name].row.get(call("sum", dhalion.BackpressureCaused)) }
+	own := caused(name)
+	if !known(own) {
+		return nan
+	}
+	below := map[string]bool{}
+	next := topology.Downstream(name)
+	for len(next) > 0 {
+		n := next[len(next)-1]
+		next = next[:len(next)-1]
+		if !below[n] {
+			below[n] = true
+			next = append(next, topology.Downstream(n)...)
+		}
+	}
+	for other := range states {
+		v := caused(other)
+		// Two that hold up one and the same component share a number up to rounding.
+		if alike := math.Abs(v-own) <= 1e-9*own; v > own && !alike || alike && below[other] {
+			return 0
+		}
+	}
+	return flag(own > 0)
 }
 
 // external: a sink, or marked so in topology or policy.
@@ -331,12 +365,24 @@ func aggregateMetric(c *componentState, m dhalion.Metric) {
 	c.row.set(call("past_ratio", m), ratio(c.row.get(string(m)), past, 0))
 	c.row.set(call("most", m), most(level...))
 	c.row.set(call("least", m), least(level...))
+	// Of those that reported, and no more: where an engine reports only who has
+	// something to report, the others stand at nothing.
+	sum := nan
+	for _, v := range level {
+		sum = addKnown(sum, v)
+	}
+	c.row.set(call("sum", m), sum)
+	c.row.set(call("steepest", m), most(collect(call("trend", m))...))
 }
 
 // wholeMetric is for components that were measured as a whole only.
 func (c *componentState) wholeMetric(m dhalion.Metric) {
 	if v := c.wholeMean(m); known(v) {
 		c.row.set(string(m), v)
+		if !summed[m] {
+			v *= float64(c.spec.Parallelism)
+		}
+		c.row.set(call("sum", m), v)
 		c.row.set(call("trend", m), slope(c.whole.times[c.wlo:c.whi], c.whole.col(m, c.wlo, c.whi)))
 	}
 }
@@ -376,7 +422,8 @@ func (r *Reader) loadOf(c *componentState) Load {
 	return Load{
 		Component: c.spec.Name, Offered: c.sustained(),
 		Service: c.healthy, ServiceLow: least(lo, c.healthy), ServiceTop: most(hi, c.healthy),
-		Busy: c.row.get(string(dhalion.Busy)), Lag: c.row.get(string(dhalion.Lag)), HotShare: hot,
+		Caused: c.row.get(call("sum", dhalion.BackpressureCaused)),
+		Busy:   c.row.get(string(dhalion.Busy)), Lag: c.row.get(string(dhalion.Lag)), HotShare: hot,
 		Source: c.source, Sink: c.sink, External: c.row.get("is_external") == 1,
 	}
 }

@@ -47,7 +47,7 @@ var (
 	timeFuncs      = []string{"", "min", "max", "std", "trend", "p50", "p95", "recent"}
 	pastFuncs      = []string{"past", "past_ratio"}
 	peerFuncs      = []string{"peer_ratio", "share"}
-	componentFuncs = []string{"", "trend", "recent", "past", "past_ratio", "most", "least", "upstream", "downstream"}
+	componentFuncs = []string{"", "trend", "recent", "past", "past_ratio", "most", "least", "sum", "steepest", "upstream", "downstream"}
 )
 
 // Derived features, with what they mean. The Help is shown by `dhalion metrics`
@@ -91,9 +91,11 @@ var DerivedFeatures = []Derived{
 	{"instances", dhalion.KindComponent, "count", "its parallelism"},
 	{"is_external", dhalion.KindComponent, "1", "1 when its cost is set by a system outside, as for a sink, else 0"},
 	{"is_source", dhalion.KindComponent, "1", "1 at a source, else 0"},
+	{"leads_backpressure", dhalion.KindComponent, "1", "1 where sum(backpressure_caused_fraction) is above 0 and no other component's is greater, nor as great farther down the flow, else 0"},
 	{"load_past_ratio", dhalion.KindComponent, "1", "offered load over its past median"},
 	{"load_ratio", dhalion.KindComponent, "1", "instances needed over instances there are, at full utilisation, that the load has asked for through the last 20 s or, on average, both lately and over the window"},
 	{"load_ratio_peak", dhalion.KindComponent, "1", "the same, the greater of window and recent part: what scaling down must leave room for"},
+	{"most_backpressure", dhalion.KindComponent, "1", "the greatest sum(backpressure_caused_fraction) of the job's components"},
 	{"offered_load", dhalion.KindComponent, "1/s", "records per second that would arrive if everything upstream kept up"},
 	{"outages", dhalion.KindComponent, "count", "outages of the last 10 min that the engine lays on this component"},
 	{"outages_in_window", dhalion.KindComponent, "count", "the same, begun inside the window"},

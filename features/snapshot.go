@@ -3,10 +3,15 @@ package features
 import (
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	dhalion "github.com/dhalion-go/dhalion"
 )
+
+// ofComponent stands before a feature that is asked of an instance's component,
+// as rules write it (policy.OfComponent, which this package does not import).
+const ofComponent = "component."
 
 // Snapshot is every target's vector over one window, and the topology at its
 // end.
@@ -35,6 +40,7 @@ type Load struct {
 	ServiceLow float64 // interval of it
 	ServiceTop float64
 	Busy       float64 // mean busy share
+	Caused     float64 // shares of the time that its instances hold up what is above, added up over those that reported it
 	Lag        float64 // records due and unread, sources only
 	HotShare   float64 // greatest share of an instance over an even share
 	Source     bool
@@ -42,9 +48,13 @@ type Load struct {
 	External   bool
 }
 
-// Value is a feature of a target; NaN when it is unknown or there is no such
-// feature or target.
+// Value is a feature of a target or, behind "component.", of the component that
+// an instance is part of; NaN when it is unknown or there is no such feature
+// or target.
 func (s *Snapshot) Value(t dhalion.Target, feature string) float64 {
+	if f, ok := strings.CutPrefix(feature, ofComponent); ok && t.Kind == dhalion.KindInstance {
+		return s.Value(dhalion.ComponentTarget(t.Job, t.Component), f)
+	}
 	i, ok := s.index[t]
 	if !ok {
 		return nan
@@ -325,17 +335,20 @@ func (st *instanceState) measure(p pasts) {
 }
 
 func setStats(r row, m dhalion.Metric, times []int64, values, lately []float64) {
-	sorted := knownSorted(values)
-	if len(sorted) == 0 {
+	var w window
+	w.take(times, values)
+	if len(w.values) == 0 {
 		return
 	}
-	r.set(string(m), mean(values))
-	r.set(call("min", m), sorted[0])
-	r.set(call("max", m), sorted[len(sorted)-1])
-	r.set(call("std", m), deviation(values))
-	r.set(call("trend", m), slope(times, values))
-	r.set(call("p50", m), quantileSorted(sorted, 0.5))
-	r.set(call("p95", m), quantileSorted(sorted, 0.95))
+	average, std, trend := w.moments()
+	p50, p95 := w.quantiles()
+	r.set(string(m), average)
+	r.set(call("min", m), w.values[0])
+	r.set(call("max", m), w.values[len(w.values)-1])
+	r.set(call("std", m), std)
+	r.set(call("trend", m), trend)
+	r.set(call("p50", m), p50)
+	r.set(call("p95", m), p95)
 	r.set(call("recent", m), mean(lately))
 }
 

@@ -148,7 +148,7 @@ func (w *window) moments() (mean, std, slope float64) {
 	return meanY, std, slope
 }
 
-// quantiles sorts the values: it comes last.
+// quantiles sorts the values: it comes after moments.
 func (w *window) quantiles() (p50, p95 float64) {
 	if len(w.values) <= 24 {
 		for i := 1; i < len(w.values); i++ { // faster than slices.Sort on so few

@@ -3,8 +3,6 @@ package features
 import (
 	"math"
 	"slices"
-
-	"gonum.org/v1/gonum/stat"
 )
 
 var nan = math.NaN()
@@ -56,29 +54,12 @@ func quantile(values []float64, q float64) float64 { return quantileSorted(known
 
 func median(values []float64) float64 { return quantile(values, 0.5) }
 
-// deviation is the sample standard deviation; NaN below two values.
-func deviation(values []float64) float64 {
-	sorted := knownSorted(values)
-	if len(sorted) < 2 {
-		return nan
-	}
-	return stat.StdDev(sorted, nil)
-}
-
 // slope is the least-squares slope of values over times in µs, per second; NaN
 // below three values, since a line through two points says nothing about noise.
 func slope(times []int64, values []float64) float64 {
-	var x, y []float64
-	for i, v := range values {
-		if known(v) {
-			x = append(x, float64(times[i]-times[0])/1e6)
-			y = append(y, v)
-		}
-	}
-	if len(x) < 3 || x[0] == x[len(x)-1] {
-		return nan
-	}
-	_, perSecond := stat.LinearRegression(x, y, nil, false)
+	var w window
+	w.take(times, values)
+	_, _, perSecond := w.moments()
 	return perSecond
 }
 

@@ -22,34 +22,71 @@ type diagnosisJSON struct {
 	Diagnoses []dhalion.Diagnosis `json:"diagnoses"`
 	Unknown   []dhalion.Unknown   `json:"unknown"`
 	Model     *string             `json:"model"`
+	Beside    *besideJSON         `json:"beside,omitempty"`
+}
+
+// besideJSON is what another policy says of the same time.
+type besideJSON struct {
+	Policy    string              `json:"policy"`
+	Window    dhalion.Window      `json:"window"`
+	Diagnoses []dhalion.Diagnosis `json:"diagnoses"`
+	Unknown   []dhalion.Unknown   `json:"unknown"`
 }
 
 func (a *app) diagnoseCommand() *cobra.Command {
 	var f judgeFlags
+	var beside string
 	c := &cobra.Command{
 		Use:   "diagnose JOB",
 		Short: "Say what is wrong with a job, where, and how sure that is",
 		Example: `  dhalion diagnose wordcount
   dhalion diagnose wordcount --at 2026-11-22T08:40:16.879Z --window 60s
-  dhalion diagnose wordcount --policy mine.yaml --param slow=1.5 -o json`,
+  dhalion diagnose wordcount --policy mine.yaml --param slow=1.5 -o json
+  dhalion diagnose wordcount --beside paper`,
 		Args:              one("JOB"),
 		ValidArgsFunction: a.completeJob(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err
 			}
+			other := judgeFlags{at: f.at, window: f.window, policy: beside}
+			if beside != "" {
+				if err := other.check(); err != nil {
+					return err
+				}
+			}
 			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
 				e, err := a.evaluate(ctx, st, args[0], f)
 				if err != nil {
 					return err
 				}
+				var second *evaluation
+				if beside != "" {
+					other.at = e.at.UTC().Format(time.RFC3339Nano)
+					if second, err = a.evaluate(ctx, st, string(e.job), other); err != nil {
+						return err
+					}
+				}
 				if a.json() {
-					return a.writeJSON(e.json())
+					answer := e.json()
+					if second != nil {
+						x := second.json()
+						answer.Beside = &besideJSON{second.policy.Name, x.Window, x.Diagnoses, x.Unknown}
+					}
+					return a.writeJSON(answer)
 				}
 				a.head(e, e.result.Window)
 				a.printf("\n")
 				a.verdict(ctx, st, e)
 				a.unknown(e.result.Unknown)
+				if second != nil {
+					a.title("Beside it, by policy " + plain(second.policy.Name))
+					if s := second.result.Window.Span(); s > 0 && s != e.result.Window.Span() {
+						a.printf("%s\n", a.style(dim, "from the "+planfile.Duration(s)+" before"))
+					}
+					a.verdict(ctx, st, second)
+					a.unknown(second.result.Unknown)
+				}
 				a.next(
 					[2]string{command("explain", string(e.job), "--at", stamp(e.at)), "see how that came about"},
 					[2]string{command("plan", string(e.job), "--at", stamp(e.at)), "see what to do"},
@@ -59,6 +96,7 @@ func (a *app) diagnoseCommand() *cobra.Command {
 		},
 	}
 	a.judgeFlags(c, &f)
+	c.Flags().StringVar(&beside, "beside", "", "show beside it what another `policy` says, such as paper")
 	return c
 }
 
@@ -96,6 +134,11 @@ func (a *app) verdict(ctx context.Context, st *store.Store, e *evaluation) {
 		for _, u := range e.result.Unknown {
 			if u.Cause == "" && u.Target.Kind == dhalion.KindJob && e.result.Snapshot.Polls < e.policy.Minimum.Polls {
 				a.printf("There is too little data to judge.\n")
+				return
+			}
+			// A yes-or-no policy names the component at which it could not decide.
+			if u.Cause != "" && u.Target.Kind == dhalion.KindComponent {
+				a.printf("What is wrong cannot be said: what decides it is unknown.\n")
 				return
 			}
 		}

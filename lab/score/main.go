@@ -14,6 +14,9 @@
 //     them.
 //   - quiet: none, or transients. Asked every 15 s from 60 s after the first line;
 //     nothing but transient may have 0.5.
+//
+// With -beside POLICY each recording has a second row, what that policy says of
+// the same windows, by the same rules.
 package main
 
 import (
@@ -35,25 +38,34 @@ import (
 
 func main() {
 	binary := flag.String("binary", "bin/dhalion", "the program to score")
+	beside := flag.String("beside", "", "a second policy to score beside the default, such as paper")
 	flag.Parse()
 	path, err := filepath.Abs(*binary)
 	if err != nil || flag.NArg() == 0 {
-		fmt.Fprintln(os.Stderr, "usage: score [-binary FILE] FOLDER...")
+		fmt.Fprintln(os.Stderr, "usage: score [-binary FILE] [-beside POLICY] FOLDER...")
 		os.Exit(64)
 	}
-	total := map[string]*tally{}
+	total := []map[string]*tally{{}} // of the default, then of the other
+	if *beside != "" {
+		total = append(total, map[string]*tally{})
+	}
 	for _, folder := range flag.Args() {
-		if err := scoreFolder(path, folder, total); err != nil {
+		if err := scoreFolder(path, folder, *beside, total); err != nil {
 			fmt.Fprintln(os.Stderr, "score:", err)
 			os.Exit(1)
 		}
 	}
-	for _, kind := range []string{"single", "compound", "quiet"} {
-		if t := total[kind]; t != nil {
-			fmt.Printf("%s %d/%d  ", kind, t.right, t.all)
+	for k, sums := range total {
+		if k > 0 {
+			fmt.Printf("%s: ", *beside)
 		}
+		for _, kind := range []string{"single", "compound", "quiet"} {
+			if t := sums[kind]; t != nil {
+				fmt.Printf("%s %d/%d  ", kind, t.right, t.all)
+			}
+		}
+		fmt.Println()
 	}
-	fmt.Println()
 }
 
 type tally struct{ right, all int }
@@ -107,7 +119,7 @@ func (l label) matches(d diagnosis) bool {
 	return !exact || l.subtask == "" || d.Target.Instance != nil && fmt.Sprint(*d.Target.Instance) == l.subtask
 }
 
-func scoreFolder(binary, folder string, total map[string]*tally) error {
+func scoreFolder(binary, folder, beside string, total []map[string]*tally) error {
 	labels, err := readLabels(filepath.Join(folder, "labels.csv"))
 	if err != nil {
 		return err
@@ -124,22 +136,36 @@ func scoreFolder(binary, folder string, total map[string]*tally) error {
 	}
 	sort.Strings(files)
 	for _, f := range files {
-		kind, ok, said := scoreFile(binary, filepath.Join(folder, f), byFile[f])
-		if total[kind] == nil {
-			total[kind] = &tally{}
+		kind, rows := scoreFile(binary, filepath.Join(folder, f), beside, byFile[f])
+		for k, row := range rows {
+			sums := total[k]
+			if sums[kind] == nil {
+				sums[kind] = &tally{}
+			}
+			sums[kind].all++
+			verdict := "MISS"
+			if row.right {
+				verdict = "ok  "
+				sums[kind].right++
+			}
+			if k == 0 {
+				fmt.Println(verdict, kind, filepath.Join(filepath.Base(folder), f), row.said)
+			} else {
+				fmt.Println(verdict, kind, " ", beside+":", row.said)
+			}
 		}
-		total[kind].all++
-		verdict := "MISS"
-		if ok {
-			verdict = "ok  "
-			total[kind].right++
-		}
-		fmt.Println(verdict, kind, filepath.Join(filepath.Base(folder), f), said)
 	}
 	return nil
 }
 
-func scoreFile(binary, path string, labels []label) (kind string, ok bool, said string) {
+// row is what one policy said of a recording, and whether that was right.
+type row struct {
+	right bool
+	said  string
+}
+
+// scoreFile gives a row, and with beside a second.
+func scoreFile(binary, path, beside string, labels []label) (kind string, rows []row) {
 	var real []label
 	for _, l := range labels {
 		if !l.quiet() {
@@ -150,16 +176,26 @@ func scoreFile(binary, path string, labels []label) (kind string, ok bool, said 
 	if kind == "" {
 		kind = "compound"
 	}
-	r, err := newRun(binary)
+	failed := func(err error) (string, []row) {
+		rows := []row{{said: err.Error()}}
+		if beside != "" {
+			rows = append(rows, rows[0])
+		}
+		return kind, rows
+	}
+	r, err := newRun(binary, beside)
 	if err != nil {
-		return kind, false, err.Error()
+		return failed(err)
 	}
 	defer r.close()
 	if _, err := r.dhalion("ingest", path); err != nil {
-		return kind, false, err.Error()
+		return failed(err)
 	}
 	if kind == "quiet" {
-		return r.quiet(path, labels[0].job)
+		if rows, err = r.quiet(path, labels[0].job); err != nil {
+			return failed(err)
+		}
+		return kind, rows
 	}
 	at := real[0].end
 	for _, l := range real {
@@ -167,14 +203,20 @@ func scoreFile(binary, path string, labels []label) (kind string, ok bool, said 
 			at = l.end
 		}
 	}
-	found, err := r.diagnose(labels[0].job, at.Add(-3*time.Second))
+	answers, err := r.diagnose(labels[0].job, at.Add(-3*time.Second))
 	if err != nil {
-		return kind, false, err.Error()
+		return failed(err)
 	}
-	said = fmt.Sprint(found[:min(4, len(found))])
-	if kind == "single" {
-		return kind, len(found) > 0 && real[0].matches(found[0]), said
+	for _, found := range answers {
+		right := kind == "single" && len(found) > 0 && real[0].matches(found[0]) || kind == "compound" && compound(real, found)
+		rows = append(rows, row{right, fmt.Sprint(found[:min(4, len(found))])})
 	}
+	return kind, rows
+}
+
+// compound: every labelled pair has 0.5, and no other cause has more than the
+// least of them.
+func compound(real []label, found []diagnosis) bool {
 	least := 1.0
 	labelled := map[string]bool{}
 	for _, l := range real {
@@ -187,22 +229,26 @@ func scoreFile(binary, path string, labels []label) (kind string, ok bool, said 
 		}
 		least = min(least, held)
 	}
-	ok = least >= 0.5
-	for _, d := range found {
-		ok = ok && (labelled[d.Cause] || d.Probability <= least)
+	if least < 0.5 {
+		return false
 	}
-	return kind, ok, said
+	for _, d := range found {
+		if !labelled[d.Cause] && d.Probability > least {
+			return false
+		}
+	}
+	return true
 }
 
 // run is one DHALION_HOME with its server.
-type run struct{ binary, home string }
+type run struct{ binary, beside, home string }
 
-func newRun(binary string) (*run, error) {
+func newRun(binary, beside string) (*run, error) {
 	home, err := os.MkdirTemp("", "dhalion-score-")
 	if err != nil {
 		return nil, err
 	}
-	r := &run{binary, home}
+	r := &run{binary, beside, home}
 	if err := os.Chmod(home, 0o755); err != nil { // PostgreSQL may run as another user
 		return nil, err
 	}
@@ -235,33 +281,63 @@ func (r *run) dhalion(args ...string) ([]byte, error) {
 	return out, err
 }
 
-func (r *run) diagnose(job string, at time.Time) ([]diagnosis, error) {
-	out, err := r.dhalion("diagnose", job, "--at", at.UTC().Format(time.RFC3339Nano), "--window", "60s", "-o", "json")
+// diagnose gives the diagnoses of the default policy and, with beside, of that.
+func (r *run) diagnose(job string, at time.Time) ([][]diagnosis, error) {
+	args := []string{"diagnose", job, "--at", at.UTC().Format(time.RFC3339Nano), "--window", "60s", "-o", "json"}
+	if r.beside != "" {
+		args = append(args, "--beside", r.beside)
+	}
+	out, err := r.dhalion(args...)
 	if err != nil {
 		return nil, err
 	}
-	var answer struct{ Diagnoses []diagnosis }
-	return answer.Diagnoses, json.Unmarshal(out, &answer)
+	var answer struct {
+		Diagnoses []diagnosis
+		Beside    *struct{ Diagnoses []diagnosis }
+	}
+	if err := json.Unmarshal(out, &answer); err != nil {
+		return nil, err
+	}
+	answers := [][]diagnosis{answer.Diagnoses}
+	if r.beside != "" {
+		if answer.Beside == nil {
+			return nil, errors.New("dhalion diagnose: no answer of policy " + r.beside)
+		}
+		answers = append(answers, answer.Beside.Diagnoses)
+	}
+	return answers, nil
 }
 
-func (r *run) quiet(path, job string) (kind string, ok bool, said string) {
+func (r *run) quiet(path, job string) ([]row, error) {
 	first, last, err := span(path)
 	if err != nil {
-		return "quiet", false, err.Error()
+		return nil, err
 	}
-	var alarms []string
+	var alarms [2][]string
+	policies := 1
 	for at := first.Add(time.Minute); !at.After(last); at = at.Add(15 * time.Second) {
-		found, err := r.diagnose(job, at)
+		answers, err := r.diagnose(job, at)
 		if err != nil {
-			return "quiet", false, err.Error()
+			return nil, err
 		}
-		for _, d := range found {
-			if d.Probability >= 0.5 && d.Cause != "transient" {
-				alarms = append(alarms, at.UTC().Format("15:04:05")+" "+d.String())
+		policies = len(answers)
+		for k, found := range answers {
+			for _, d := range found {
+				if d.Probability >= 0.5 && d.Cause != "transient" {
+					alarms[k] = append(alarms[k], at.UTC().Format("15:04:05")+" "+d.String())
+				}
 			}
 		}
 	}
-	return "quiet", len(alarms) == 0, strings.Join(alarms, "; ")
+	var rows []row
+	for _, a := range alarms[:policies] {
+		said := strings.Join(a[:min(4, len(a))], "; ")
+		if len(a) > 4 {
+			said += fmt.Sprintf("; and %d more", len(a)-4)
+		}
+		rows = append(rows, row{len(a) == 0, said})
+	}
+	return rows, nil
 }
 
 // span is the time of a recording's first and last line.

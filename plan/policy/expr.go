@@ -28,6 +28,9 @@ type Env struct {
 	Score     func(symptom string) float64           // NaN: unknown
 	Diagnosis func(cause dhalion.Cause) float64      // NaN: unknown
 	Parameter func(name string) (v float64, ok bool) // of the policy
+	// Component is the same for the component that an instance is part of; nil
+	// where there is none or it is unknown.
+	Component *Env
 }
 
 // Expr is a compiled expression. expr-lang parses it; it is checked and walked
@@ -38,15 +41,26 @@ type Expr struct {
 	root     node
 	isBool   bool
 	features []string
-	// parameters that it names
-	parameters []string
+	// parameters and symptoms that it names
+	parameters, symptoms []string
 }
 
 // String is the expression as it was written.
 func (e *Expr) String() string { return e.source }
 
-// Features lists the features that the expression names, in the order written.
+// Features lists the features that the expression names, in the order written;
+// those of an instance's component with OfComponent before them.
 func (e *Expr) Features() []string { return slices.Clone(e.features) }
+
+// Symptoms lists the symptoms that the expression asks for, in the order
+// written; those of an instance's component with OfComponent before them.
+func (e *Expr) Symptoms() []string { return slices.Clone(e.symptoms) }
+
+// OfComponent stands before what an expression about an instance asks of its
+// component: component.most(queue_bytes), component.symptom('backpressure').
+const OfComponent = componentName + "."
+
+const componentName = "component"
 
 // Bool evaluates a condition. known is false when the outcome depends on
 // something unknown; false && unknown is known, and so is true || unknown.
@@ -97,6 +111,7 @@ type scope struct {
 	symptoms   []string // of detectors of this kind of target
 	elsewhere  []string // of the others
 	diagnoses  bool     // probabilities are known where the expression is evaluated
+	component  *scope   // of the component that an instance is part of; nil at other kinds
 }
 
 // compileError carries where in the expression something is wrong, counted in
@@ -135,7 +150,7 @@ func compile(source string, sc scope) (*Expr, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Expr{source: source, root: root, isBool: isBool, features: c.features, parameters: c.used}, nil
+	return &Expr{source: source, root: root, isBool: isBool, features: c.features, parameters: c.used, symptoms: c.seen}, nil
 }
 
 // depth is how deep an expression can nest: brackets, and the prefix operators
@@ -191,13 +206,12 @@ type compiler struct {
 	scope
 	features []string
 	used     []string // parameters
+	seen     []string // symptoms
 	nodes    int
 }
 
 func (c *compiler) feature(name string) node {
-	if !slices.Contains(c.features, name) {
-		c.features = append(c.features, name)
-	}
+	c.note(&c.features, name)
 	return evalFunc(func(env *Env) float64 {
 		if env.Feature == nil {
 			return unknown
@@ -243,15 +257,84 @@ func (c *compiler) compile(n ast.Node) (node, bool, error) {
 	case *ast.ConditionalNode:
 		return c.conditional(n)
 	case *ast.CallNode:
-		callee, ok := n.Callee.(*ast.IdentifierNode)
-		if !ok {
-			return nil, false, wrong(n, "only functions can be called")
+		switch callee := n.Callee.(type) {
+		case *ast.IdentifierNode:
+			return c.call(n, callee.Value, n.Arguments)
+		case *ast.MemberNode:
+			return c.ofComponent(n, callee, true, n.Arguments)
 		}
-		return c.call(n, callee.Value, n.Arguments)
+		return nil, false, wrong(n, "only functions can be called")
+	case *ast.MemberNode:
+		return c.ofComponent(n, n, false, nil)
 	case *ast.BuiltinNode:
 		return c.call(n, n.Name, n.Arguments)
 	default:
 		return nil, false, wrong(n, "this is not part of the policy language: %s", n.String())
+	}
+}
+
+// ofComponent compiles component.feature, component.function(feature),
+// component.symptom('name') and component.score('name') in an instance's
+// expression: the rest is read as an expression about the component.
+func (c *compiler) ofComponent(n ast.Node, member *ast.MemberNode, called bool, args []ast.Node) (node, bool, error) {
+	of, ok := member.Node.(*ast.IdentifierNode)
+	property, plain := member.Property.(*ast.StringNode)
+	switch {
+	case !ok || !plain || member.Optional || of.Value != componentName:
+		return nil, false, wrong(n, "this is not part of the policy language: %s", n.String())
+	case c.component == nil:
+		return nil, false, wrong(n, "component.%s is for expressions about an instance, not about a %s", property.Value, c.kind)
+	}
+	name := property.Value
+	inner := &compiler{scope: *c.component}
+	var x node
+	var isBool bool
+	var err error
+	switch m, isName := firstName(args); {
+	case !called && c.component.known(dhalion.KindComponent, name):
+		x = inner.feature(name)
+	case !called:
+		return nil, false, wrong(n, "%s is no feature of a component%s", name, inner.suggest(name))
+	case name == "symptom" || name == "score":
+		x, isBool, err = inner.named(n, name, args)
+	case isName && c.component.known(dhalion.KindComponent, name+"("+m+")"):
+		x = inner.feature(name + "(" + m + ")")
+	default:
+		return nil, false, wrong(n, "component.%s(…) is no feature of a component; symptom('…') and score('…') can be asked of it, too", name)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	for _, f := range inner.features {
+		c.note(&c.features, OfComponent+f)
+	}
+	for _, s := range inner.seen {
+		c.note(&c.seen, OfComponent+s)
+	}
+	return evalFunc(func(env *Env) float64 {
+		if env.Component == nil {
+			return unknown
+		}
+		return x.eval(env.Component)
+	}), isBool, nil
+}
+
+// firstName is the one argument when that is a bare name.
+func firstName(args []ast.Node) (string, bool) {
+	if len(args) != 1 {
+		return "", false
+	}
+	m, ok := args[0].(*ast.IdentifierNode)
+	if !ok {
+		return "", false
+	}
+	return m.Value, true
+}
+
+// note adds a name to a list of the expression's, once.
+func (c *compiler) note(list *[]string, name string) {
+	if !slices.Contains(*list, name) {
+		*list = append(*list, name)
 	}
 }
 
@@ -477,11 +560,9 @@ func fold(v []float64, f func(a, b float64) float64) float64 {
 var reserved = map[string]bool{"symptom": true, "score": true, "diagnosis": true, "parameter": true, "known": true, "unknown": true, "ifknown": true}
 
 func (c *compiler) call(n ast.Node, name string, args []ast.Node) (node, bool, error) {
-	if len(args) == 1 && !reserved[name] {
-		if m, ok := args[0].(*ast.IdentifierNode); ok {
-			if feature := name + "(" + m.Value + ")"; c.known(c.kind, feature) {
-				return c.feature(feature), false, nil
-			}
+	if m, ok := firstName(args); ok && !reserved[name] {
+		if feature := name + "(" + m + ")"; c.known(c.kind, feature) {
+			return c.feature(feature), false, nil
 		}
 	}
 	switch name {
@@ -574,6 +655,7 @@ func (c *compiler) named(n ast.Node, function string, args []ast.Node) (node, bo
 		if !slices.Contains(c.symptoms, name) {
 			return nil, false, wrong(n, "no detector is named %s%s", name, didYouMean(name, c.symptoms))
 		}
+		c.note(&c.seen, name)
 		if function == "score" {
 			return evalFunc(func(env *Env) float64 {
 				if env.Score == nil {

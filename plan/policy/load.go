@@ -59,6 +59,7 @@ type document struct {
 	Window     string               `yaml:"window,omitempty"`
 	Minimum    *minimumYAML         `yaml:"minimum,omitempty"`
 	Sizing     Sizing               `yaml:"sizing,omitempty"`
+	Decisions  Decisions            `yaml:"decisions,omitempty"`
 	Parameters map[string]scalar    `yaml:"parameters,omitempty"`
 	Priors     map[string]float64   `yaml:"priors,omitempty"`
 	Components map[string]Component `yaml:"components,omitempty"`
@@ -264,7 +265,7 @@ var (
 
 // keysOf lists the keys of each part of a policy, for suggestions.
 var keysOf = map[string][]string{
-	"document":     {"name", "extends", "objective", "window", "minimum", "parameters", "priors", "components", "detectors", "rules", "knobs", "limits", "approve"},
+	"document":     {"name", "extends", "objective", "window", "minimum", "sizing", "decisions", "parameters", "priors", "components", "detectors", "rules", "knobs", "limits", "approve"},
 	"detectorYAML": {"name", "target", "when", "score", "hold", "clear", "disable"},
 	"ruleYAML":     {"name", "cause", "target", "when", "evidence", "value", "disable"},
 	"knobYAML":     {"name", "argument", "values", "mends", "component", "disable"},
@@ -337,6 +338,9 @@ func (d *document) merge(o document, file string) error {
 	}
 	if o.Sizing != "" {
 		d.Sizing = o.Sizing
+	}
+	if o.Decisions != "" {
+		d.Decisions = o.Decisions
 	}
 	if o.Minimum != nil {
 		if d.Minimum == nil {
@@ -447,7 +451,7 @@ func mergeByName[T any](below, own []T, file, what string, of func(T) (name scal
 // check turns a merged document into a policy.
 func (d *document) check(chain []fileDocument, known Catalogue, params map[string]string) (*Policy, error) {
 	p := &Policy{
-		Name: d.Name, Window: time.Minute, Minimum: Minimum{Span: 20 * time.Second, Polls: 4}, Sizing: SizingUtilisation,
+		Name: d.Name, Window: time.Minute, Minimum: Minimum{Span: 20 * time.Second, Polls: 4}, Sizing: SizingUtilisation, Decisions: DecideGraded,
 		Priors: map[dhalion.Cause]float64{}, Components: d.Components, Parameters: Parameters{map[string]value{}},
 	}
 	if p.Name == "" {
@@ -476,6 +480,13 @@ func (d *document) check(chain []fileDocument, known Catalogue, params map[strin
 			return nil, at(chain, []string{"sizing"}, "sizing %q is none of %s", d.Sizing, join(Sizings))
 		}
 		p.Sizing = d.Sizing
+	}
+	switch d.Decisions {
+	case "", DecideGraded:
+	case DecideBinary:
+		p.Decisions = DecideBinary
+	default:
+		return nil, at(chain, []string{"decisions"}, "decisions %q are neither %s nor %s", d.Decisions, DecideGraded, DecideBinary)
 	}
 	if d.Minimum != nil {
 		if d.Minimum.Span != "" {
@@ -550,6 +561,10 @@ func (p *Policy) scope(kind dhalion.TargetKind, known Catalogue) scope {
 			sc.elsewhere = append(sc.elsewhere, d.Name)
 		}
 	}
+	if kind == dhalion.KindInstance {
+		of := p.scope(dhalion.KindComponent, known)
+		sc.component = &of
+	}
 	return sc
 }
 
@@ -609,6 +624,9 @@ func (d *document) checkDetectors(p *Policy, known Catalogue) error {
 		}
 		sc := p.scope(kind, known)
 		sc.symptoms, sc.elsewhere = nil, nil // symptoms are made of features, not of one another
+		if sc.component != nil {
+			sc.component.symptoms, sc.component.elsewhere = nil, nil
+		}
 		if out.When, err = conditionOf(x.When, x.file, sc); err != nil {
 			return err
 		}
@@ -799,6 +817,9 @@ func (p *Policy) YAML() []byte {
 	}
 	if p.Sizing != SizingUtilisation {
 		d.Sizing = p.Sizing
+	}
+	if p.Decisions != DecideGraded {
+		d.Decisions = p.Decisions
 	}
 	for name, v := range p.Parameters.values {
 		d.Parameters[name] = scalar{text: v.String(), number: v.kind == 'n'}

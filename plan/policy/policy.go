@@ -27,6 +27,7 @@ type Policy struct {
 	Window     time.Duration
 	Minimum    Minimum
 	Sizing     Sizing
+	Decisions  Decisions
 	Parameters Parameters
 	Priors     map[dhalion.Cause]float64 // log-odds
 	Components map[string]Component
@@ -58,6 +59,20 @@ const (
 
 // Sizings lists the methods; the first holds when none is named.
 var Sizings = []Sizing{SizingUtilisation, SizingPaper, SizingDS2, SizingAutoscaler}
+
+// Decisions is how the sum of the evidence becomes an answer.
+type Decisions string
+
+// The ways to decide.
+const (
+	// DecideGraded gives a probability, and lowers what another diagnosis explains.
+	DecideGraded Decisions = "graded"
+	// DecideBinary lists a cause with probability 1 where its prior and evidence
+	// add up to more than 0, and else not at all. Nothing explains another away,
+	// and a detector without hold and clear is asked at the one time alone. The
+	// published systems decide like this.
+	DecideBinary Decisions = "binary"
+)
 
 // Objective is what a job is to achieve.
 type Objective struct {
@@ -285,6 +300,11 @@ func (p Parameters) set(over map[string]string) error {
 // plannerParameters are asked for by name outside the expressions.
 var plannerParameters = []string{
 	"target_utilisation", "patience", "valid_for", "lookback", "act_above", "catch_up", "instance_price", "restart_time",
+	"scale_down",
+	"factor", "source_rate", "source_rates",
+	"utilization_target", "utilization_boundary", "busy_aggregator", "restart", "max_scale_down_factor", "max_scale_up_factor",
+	"min_parallelism", "max_parallelism", "alignment", "lag_threshold", "scale_down_delay", "stabilization",
+	"observed_rate_lag", "observed_rate_switch", "observed_rate_observations",
 }
 
 // Lint lists what is allowed and looks like a mistake. The codes are stable.

@@ -114,6 +114,86 @@ func TestAnUnknownIsNeitherTrueNorFalse(t *testing.T) {
 	}
 }
 
+// An expression about an instance can ask for features and symptoms of its
+// component; what is unknown there is unknown here.
+func TestAnInstanceCanAskOfItsComponent(t *testing.T) {
+	of := scope{kind: dhalion.KindComponent, known: known, symptoms: []string{"queue"}, elsewhere: []string{"hot"}, parameters: func(string) bool { return false }}
+	sc := scopeFor()
+	sc.component = &of
+	inComponent := func(held, knows bool) Env {
+		e := env
+		e.Component = &Env{
+			Feature: func(f string) float64 {
+				if f == "load_ratio" {
+					return 1.25
+				}
+				return math.NaN()
+			},
+			Symptom: func(string) (bool, bool) { return held, knows },
+			Score:   func(string) float64 { return 3 },
+		}
+		return e
+	}
+	for _, c := range []struct {
+		text        string
+		env         Env
+		want, known bool
+	}{
+		{"component.load_ratio > 1.2 && busy_fraction < component.load_ratio", inComponent(true, true), true, true},
+		{"component.symptom('queue') && component.score('queue') == 3", inComponent(true, true), true, true},
+		{"component.symptom('queue')", inComponent(false, true), false, true},
+		{"component.symptom('queue')", inComponent(false, false), false, false},
+		{"component.symptom('queue') && busy_fraction > 0.95", inComponent(false, false), false, true},
+		{"component.symptom('queue') || busy_fraction > 0.5", inComponent(false, false), true, true},
+		{"component.load_ratio > 1", env, false, false}, // no component
+		{"unknown(component.load_ratio)", env, true, true},
+	} {
+		e, err := compile(c.text, sc)
+		if err != nil {
+			t.Errorf("%s: %v", c.text, err)
+			continue
+		}
+		if got, isKnown, err := e.Bool(c.env); err != nil || got != c.want || isKnown != c.known {
+			t.Errorf("%s is %v, known %v (%v), want %v and %v", c.text, got, isKnown, err, c.want, c.known)
+		}
+	}
+	e, err := compile("component.symptom('queue') && symptom('hot') && component.load_ratio > busy_fraction", sc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(e.Features(), e.Symptoms()); got != "[component.load_ratio busy_fraction] [component.queue hot]" {
+		t.Errorf("it names %s", got)
+	}
+	for text, want := range map[string]string{
+		"component.load_ration > 1":            "load_ration is no feature of a component; did you mean load_ratio?",
+		"component.busy_fraction > 1":          "busy_fraction is no feature of a component",
+		"component.most(load_ratio) > 1":       "component.most(…) is no feature of a component",
+		"component.symptom('hot')":             "looks at targets of another kind than component",
+		"component.symptom('queueing')":        "no detector is named queueing",
+		"component.diagnosis('data_skew') > 0": "is no feature of a component",
+		"component.symptom('queue') > 1":       "needs two numbers",
+		"component.load_ratio() > 1":           "is no feature of a component",
+		"component?.load_ratio > 1":            "not part of the policy language",
+		"component['load_ratio'] > 1":          "",
+		"component.symptom.load_ratio > 1":     "not part of the policy language",
+		"worker.load_ratio > 1":                "not part of the policy language",
+		"component > 1":                        "component is neither a feature",
+	} {
+		_, err := compile(text, sc)
+		if want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", text, err)
+			}
+		} else if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+	sc.component, sc.kind = nil, dhalion.KindWorker
+	if _, err := compile("component.load_ratio > 1", sc); err == nil || !strings.Contains(err.Error(), "not about a worker") {
+		t.Error(err)
+	}
+}
+
 func TestGradedEvidenceIsZeroAtTheLimitAndKeepsItsOrder(t *testing.T) {
 	if graded(1.5, 1.5, 16) != 0 {
 		t.Error("not 0 at the limit")
@@ -208,6 +288,10 @@ func TestWhatIsWrongWithAFileIsSaidWithItsLine(t *testing.T) {
 		{"rules:", "rules:\n  - {name: slow, cause: slow_instance, evidence: 1}", "p.yaml:8: rule slow is there twice"},
 		{"rules:", "rules:\n  - {name: gone, disable: true}", "p.yaml:7: there is no rule gone to disable"},
 		{"parameters: {limit: 0.8", "parameters: {busy_fraction: 0.8", "p.yaml:2: parameter busy_fraction has the name of a feature"},
+		{"limits:", "decisions: maybe\nlimits:", "p.yaml:8: decisions \"maybe\" are neither graded nor binary"},
+		{"limits:", "decision: binary\nlimits:", "did you mean decisions?"},
+		{"busy_fraction > limit", "component.symptom('hot')", "p.yaml:5:51: no detector is named hot"}, // a symptom is made of no other
+		{"slow_factor > 1.5", "component.symptom('hot')", "looks at targets of another kind than component"},
 		{"limits:", "minimum: {polls: -3}\nlimits:", "p.yaml:8: minimum polls -3 is negative"},
 		{"limits:", "objective: {kind: throughput-slo}\nlimits:", "p.yaml:8: objective throughput-slo needs"},
 		{"limits:", "approve: {auto_if: probability > nonsense}\nlimits:", "p.yaml:8: auto_if"},
@@ -326,6 +410,23 @@ func TestThePolicyInEffectLoadsAsItself(t *testing.T) {
 	}
 }
 
+func TestDecisionsAreGradedUnlessThePolicySaysOtherwise(t *testing.T) {
+	plain, err := load(t, map[string]string{"p.yaml": base}, "p.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{"p.yaml": base + "decisions: graded\n", "q.yaml": base + "decisions: binary\n", "r.yaml": "extends: q.yaml\nname: r\n"}
+	for name, want := range map[string]Decisions{"p.yaml": DecideGraded, "q.yaml": DecideBinary, "r.yaml": DecideBinary} {
+		p, err := load(t, files, name, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Decisions != want || name == "p.yaml" && p.Digest != plain.Digest || name == "q.yaml" && p.Digest == plain.Digest {
+			t.Errorf("%s: decisions %s, digest %.8s beside %.8s", name, p.Decisions, p.Digest, plain.Digest)
+		}
+	}
+}
+
 func TestQuietHoursCrossMidnightByTheirOwnClock(t *testing.T) {
 	q, err := parseQuietHours("22:00-06:00 Europe/Berlin")
 	if err != nil {
@@ -380,11 +481,13 @@ func FuzzLoad(f *testing.F) {
 }
 
 func FuzzExpr(f *testing.F) {
-	for _, text := range []string{"busy_fraction > limit", "max(busy_fraction) / 0", "symptom('hot') ? 1 : -2", "graded(slow_factor, 1.36, 16)", "!!!true"} {
+	for _, text := range []string{"busy_fraction > limit", "max(busy_fraction) / 0", "symptom('hot') ? 1 : -2", "graded(slow_factor, 1.36, 16)", "!!!true", "component.load_ratio > 1 && component.symptom('queue')"} {
 		f.Add(text)
 	}
+	sc := scopeFor()
+	sc.component = &scope{kind: dhalion.KindComponent, known: known, symptoms: []string{"queue"}, parameters: func(string) bool { return false }}
 	f.Fuzz(func(t *testing.T, text string) {
-		e, err := compile(text, scopeFor())
+		e, err := compile(text, sc)
 		if err != nil {
 			return
 		}
