@@ -13,7 +13,7 @@ func (a *app) metricsCommand() *cobra.Command {
 		Use:     "metrics",
 		Short:   "Print which metrics there are and where they come from",
 		Example: "  dhalion metrics flink\n  dhalion metrics csv\n  dhalion metrics features",
-	}, a.metricsFlink(), a.metricsCSV(), a.metricsFeatures())
+	}, a.metricsFlink(), a.metricsCSV(), a.metricsFeatures(), a.metricsPrometheus(), a.metricsAutoscaler())
 }
 
 func derived(d bool) string {

@@ -22,7 +22,7 @@ var steps = [][]string{
 	{"ingest", "features"},
 	{"detect"},
 	{"diagnose", "plan", "apply"},
-	{"ingest/file", "ingest/flink", "ingest/storm", "ingest/spark", "ingest/heron", "ingest/prometheus", "apply/…", "internal/store"},
+	{"ingest/file", "ingest/flink", "ingest/storm", "ingest/spark", "ingest/heron", "ingest/prometheus", "ingest/flinkautoscaler", "apply/…", "internal/store"},
 	{"internal/fleet"},
 	{"internal/web"},
 	{"cmd/…"},
