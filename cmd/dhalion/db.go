@@ -26,7 +26,7 @@ func (a *app) dbCommand() *cobra.Command {
 server in DHALION_HOME that is started when a command needs it and stopped by the
 last one that uses it.`,
 		Example: "  dhalion db status\n  dhalion db start",
-	}, a.dbStart(), a.dbStop(), a.dbStatus(), a.dbPsql(), a.dbURL(), a.dbMigrate())
+	}, a.dbStart(), a.dbStop(), a.dbStatus(), a.dbPsql(), a.dbURL(), a.dbMigrate(), a.dbBackup(), a.dbRestore(), a.dbCompact(), a.dbRetain())
 }
 
 // private is the home of the private server, or an error when DATABASE_URL names

@@ -34,12 +34,15 @@ type targetRows struct {
 // Series is the place of one metric of one target in a Builder. It stays valid
 // over Build and Flush.
 type Series struct {
-	builder  *Builder
-	metric   dhalion.Metric
+	// What Add needs comes first: a poll goes through thousands of series, and
+	// each is then one line of the processor's cache.
 	points   []point
-	runs     []run
+	builder  *Builder
+	worker   int32 // of the last point; that of the last run
 	unsorted bool
 	expect   int // points that are likely to come
+	runs     []run
+	metric   dhalion.Metric
 }
 
 type point struct {
@@ -107,10 +110,11 @@ func (s *Series) Add(worker int32, atMicros int64, v float64) {
 	if n > 0 && atMicros <= s.points[n-1].at {
 		s.unsorted = true
 	}
-	if r := len(s.runs); r == 0 && worker != 0 || r > 0 && s.runs[r-1].worker != worker {
+	if worker != s.worker {
 		s.runs = append(s.runs, run{n, worker})
+		s.worker = worker
 	}
-	if s.points == nil && s.expect > 0 {
+	if n == 0 && s.points == nil && s.expect > 0 {
 		s.points = make([]point, 0, s.expect)
 	}
 	// Adding zero turns -0 into 0, which is the same number in other bytes.
@@ -170,7 +174,7 @@ func (b *Builder) empty() {
 	for _, rows := range b.targets {
 		for _, s := range rows.series {
 			s.expect = len(s.points)
-			s.points, s.runs, s.unsorted = nil, nil, false
+			s.points, s.runs, s.worker, s.unsorted = nil, nil, 0, false
 		}
 	}
 	b.values, b.duplicates, b.conflicts = 0, 0, 0
@@ -232,7 +236,7 @@ func (s *Series) settle() {
 	slices.SortFunc(all, func(x, y placed) int {
 		return cmp.Or(comparePoints(x.point, y.point), cmp.Compare(b.names[x.worker], b.names[y.worker]))
 	})
-	s.points, s.runs = s.points[:0], s.runs[:0]
+	s.points, s.runs, s.worker = s.points[:0], s.runs[:0], 0
 	for i := 0; i < len(all); {
 		keep := all[i]
 		j := i + 1
@@ -240,8 +244,9 @@ func (s *Series) settle() {
 			b.again(&keep.point, all[j].point)
 			keep.worker = b.settleWorker(keep.worker, all[j].worker)
 		}
-		if r := len(s.runs); r == 0 && keep.worker != 0 || r > 0 && s.runs[r-1].worker != keep.worker {
+		if keep.worker != s.worker {
 			s.runs = append(s.runs, run{len(s.points), keep.worker})
+			s.worker = keep.worker
 		}
 		s.points = append(s.points, keep.point)
 		i = j

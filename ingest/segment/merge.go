@@ -3,7 +3,10 @@ package segment
 import (
 	"cmp"
 	"fmt"
+	"math"
+	"runtime"
 	"slices"
+	"sync"
 
 	"github.com/dhalion-go/dhalion"
 )
@@ -45,7 +48,7 @@ type merger struct {
 	layers    []Layer // the greatest Seq first
 	out       *Table
 	blocks    []block
-	shared    []sharedRow
+	shared    []sharedRows
 	rows      []layerRow // what the shared rows refer to
 	conflicts int
 }
@@ -56,9 +59,9 @@ type block struct {
 	to, n       int // first row in the result, and how many
 }
 
-// sharedRow is one row of the result that several layers have: those of
-// merger.rows[start:end], the greatest Seq first.
-type sharedRow struct{ to, start, end int }
+// sharedRows are n rows of the result that the same layers have: those of
+// merger.rows[start:end], the greatest Seq first, which name the first of the n.
+type sharedRows struct{ to, n, start, end int }
 
 type layerRow struct{ layer, row int }
 
@@ -164,17 +167,21 @@ func (m *merger) interleave(parts []part) {
 			}
 		}
 		if same > 0 {
+			// Metrics that came one after the other, or a file that came twice, have
+			// long stretches of equal times.
+			n := commonTimes(parts, times, at, until, bounded)
 			start := len(m.rows)
+			to := len(m.out.times)
+			m.out.times = append(m.out.times, times(*p)[p.start:p.start+n]...)
 			for i := range parts {
 				if q := &parts[i]; times(*q)[q.start] == at {
 					m.rows = append(m.rows, layerRow{q.layer, q.start})
-					q.start++
+					q.start += n
 				}
 			}
 			// The layers are in order of Seq, so their numbers are.
 			slices.SortFunc(m.rows[start:], func(a, b layerRow) int { return cmp.Compare(a.layer, b.layer) })
-			m.shared = append(m.shared, sharedRow{len(m.out.times), start, len(m.rows)})
-			m.out.times = append(m.out.times, at)
+			m.shared = append(m.shared, sharedRows{to, n, start, len(m.rows)})
 		} else {
 			own := times(*p)[p.start:p.end]
 			n := len(own)
@@ -189,6 +196,35 @@ func (m *merger) interleave(parts []part) {
 	}
 }
 
+// commonTimes is how many times those parts that begin at a time have in common
+// from there on, before another part begins.
+func commonTimes(parts []part, times func(part) []int64, at, until int64, bounded bool) int {
+	var common []int64
+	for _, q := range parts {
+		own := times(q)[q.start:q.end]
+		if own[0] != at {
+			continue
+		}
+		if common == nil {
+			common = own
+			continue
+		}
+		n := min(len(common), len(own))
+		for i := range n {
+			if common[i] != own[i] {
+				n = i
+				break
+			}
+		}
+		common = common[:n]
+	}
+	if n := len(common); bounded && common[n-1] >= until {
+		n, _ = slices.BinarySearch(common, until)
+		return n
+	}
+	return len(common)
+}
+
 // build fills the columns.
 func (m *merger) build() *Table {
 	rows := len(m.out.times)
@@ -198,19 +234,37 @@ func (m *merger) build() *Table {
 	slices.Sort(m.out.metrics)
 	m.out.metrics = slices.Compact(m.out.metrics)
 	m.out.columns = make([][]float64, len(m.out.metrics))
-	from := make([][]float64, len(m.layers))
-	for k, metric := range m.out.metrics {
+	conflicts := make([]int, len(m.out.metrics))
+	fill := func(k int) {
+		from := make([][]float64, len(m.layers))
 		for i, l := range m.layers {
-			from[i] = l.Table.Values(metric)
+			from[i] = l.Table.Values(m.out.metrics[k])
 		}
-		m.out.columns[k] = m.column(from, rows)
+		m.out.columns[k], conflicts[k] = m.column(from, rows)
+	}
+	// Columns have nothing to do with one another, and most of the time is the
+	// memory's. A small table is done before a goroutine would have begun.
+	workers := min(runtime.GOMAXPROCS(0), len(m.out.metrics), rows*len(m.out.metrics)/MaxCells+1)
+	var all sync.WaitGroup
+	for w := range workers {
+		all.Go(func() {
+			for k := w; k < len(m.out.metrics); k += workers {
+				fill(k)
+			}
+		})
+	}
+	all.Wait()
+	for _, n := range conflicts {
+		m.conflicts += n
 	}
 	m.placeWorkers(rows)
 	return m.out
 }
 
-func (m *merger) column(from [][]float64, rows int) []float64 {
-	column := make([]float64, rows)
+// column fills one metric's; conflicts counts the rows on which values of one Seq
+// differ.
+func (m *merger) column(from [][]float64, rows int) (column []float64, conflicts int) {
+	column = make([]float64, rows)
 	for _, b := range m.blocks {
 		if values := from[b.layer]; values != nil {
 			copy(column[b.to:b.to+b.n], values[b.from:b.from+b.n])
@@ -218,34 +272,53 @@ func (m *merger) column(from [][]float64, rows int) []float64 {
 			fillUnknown(column[b.to : b.to+b.n])
 		}
 	}
-	for _, row := range m.shared {
-		fillUnknown(column[row.to : row.to+1])
-		var kept float64
-		var seq int64
-		known, differ := false, false
-		for _, r := range m.rows[row.start:row.end] {
-			values := from[r.layer]
-			if values == nil || values[r.row] != values[r.row] {
-				continue
+	var have []layerRow
+	for _, rows := range m.shared {
+		have = have[:0]
+		for _, r := range m.rows[rows.start:rows.end] {
+			if from[r.layer] != nil {
+				have = append(have, r)
 			}
-			v := values[r.row]
-			if known && m.layers[r.layer].Seq != seq {
-				break
-			}
-			if !known {
-				kept, seq, known = v, m.layers[r.layer].Seq, true
-			}
-			differ = differ || v != kept
-			kept = max(kept, v)
 		}
-		if known {
-			column[row.to] = kept
-		}
-		if differ {
-			m.conflicts++
+		into := column[rows.to : rows.to+rows.n]
+		switch len(have) {
+		case 0:
+			fillUnknown(into)
+		case 1:
+			copy(into, from[have[0].layer][have[0].row:])
+		default:
+			for i := range into {
+				v, differ := m.settle(from, have, i)
+				into[i] = v
+				if differ {
+					conflicts++
+				}
+			}
 		}
 	}
-	return column
+	return column, conflicts
+}
+
+// settle chooses among the values of the i-th of some shared rows.
+func (m *merger) settle(from [][]float64, have []layerRow, i int) (kept float64, differ bool) {
+	kept = math.NaN()
+	var seq int64
+	for _, r := range have {
+		v := from[r.layer][r.row+i]
+		if v != v {
+			continue
+		}
+		if kept != kept {
+			kept, seq = v, m.layers[r.layer].Seq
+			continue
+		}
+		if m.layers[r.layer].Seq != seq {
+			break
+		}
+		differ = differ || v != kept
+		kept = max(kept, v)
+	}
+	return kept, differ
 }
 
 // placeWorkers settles where the rows' instances ran.
@@ -278,30 +351,44 @@ func (m *merger) placeWorkers(rows int) {
 			m.out.workers[b.to+i] = ours[b.layer][w]
 		}
 	}
-	for _, row := range m.shared {
-		var kept int32
-		var seq int64
-		differ := false
-		for _, r := range m.rows[row.start:row.end] {
-			l := m.layers[r.layer]
-			if l.Table.workers == nil || l.Table.workers[r.row] == 0 {
-				continue
-			}
-			w := ours[r.layer][l.Table.workers[r.row]]
-			if kept != 0 && l.Seq != seq {
-				break
-			}
-			if kept == 0 {
-				kept, seq = w, l.Seq
-			}
-			differ = differ || w != kept
-			if names[kept] < names[w] {
-				kept = w
+	var have []layerRow
+	for _, rows := range m.shared {
+		have = have[:0]
+		for _, r := range m.rows[rows.start:rows.end] {
+			if m.layers[r.layer].Table.workers != nil {
+				have = append(have, r)
 			}
 		}
-		m.out.workers[row.to] = kept
-		if differ {
-			m.conflicts++
+		for i := range rows.n {
+			m.out.workers[rows.to+i] = m.settleWorker(ours, have, i)
 		}
 	}
+}
+
+// settleWorker chooses among the workers of the i-th of some shared rows.
+func (m *merger) settleWorker(ours [][]int32, have []layerRow, i int) (kept int32) {
+	var seq int64
+	differ := false
+	for _, r := range have {
+		l := m.layers[r.layer]
+		w := l.Table.workers[r.row+i]
+		if w == 0 {
+			continue
+		}
+		w = ours[r.layer][w]
+		if kept != 0 && l.Seq != seq {
+			break
+		}
+		if kept == 0 {
+			kept, seq = w, l.Seq
+		}
+		differ = differ || w != kept
+		if m.out.names[kept] < m.out.names[w] {
+			kept = w
+		}
+	}
+	if differ {
+		m.conflicts++
+	}
+	return kept
 }

@@ -10,19 +10,21 @@ import (
 	"github.com/dhalion-go/dhalion/ingest/segment"
 )
 
+// tenMetrics are those of a large job.
+var tenMetrics = []dhalion.Metric{
+	dhalion.RecordsIn, dhalion.RecordsOut, dhalion.Busy, dhalion.Backpressured, dhalion.Idle,
+	dhalion.InputQueueBuffers, dhalion.InputQueueFraction, dhalion.OutputQueueFraction, dhalion.CPU, dhalion.HeapUsed,
+}
+
 // benchmarkSegments are 500 instances × 10 metrics × 500 times, 5 s apart:
 // 2.5 million values that move a little from one time to the next.
 func benchmarkSegments(b *testing.B) (segs []dhalion.Segment, values int) {
 	b.Helper()
-	metrics := []dhalion.Metric{
-		dhalion.RecordsIn, dhalion.RecordsOut, dhalion.Busy, dhalion.Backpressured, dhalion.Idle,
-		dhalion.InputQueueBuffers, dhalion.InputQueueFraction, dhalion.OutputQueueFraction, dhalion.CPU, dhalion.HeapUsed,
-	}
 	builder := segment.NewBuilder(wordcount, dhalion.KindInstance)
 	for i := range 500 {
 		target := dhalion.InstanceTarget(wordcount, fmt.Sprint("component", i/50), i%50)
 		worker := builder.Name(fmt.Sprint("tm-", i%25))
-		for m, metric := range metrics {
+		for m, metric := range tenMetrics {
 			series := builder.Series(target, metric)
 			for k := range 500 {
 				v := math.Round(1000*(1+math.Sin(float64(i*k+m)))) / 1000

@@ -41,6 +41,7 @@ type Input struct {
 // commits of ingests cannot share a disk flush, so there are at most some
 // hundreds of ingests a second.
 func (s *Store) Ingest(ctx context.Context, in Input, read func(context.Context, ingest.Out) (ingest.Report, error)) (rep ingest.Report, already bool, err error) {
+	var wrote *receiver
 	err = s.inTx(ctx, func(tx pgx.Tx) error {
 		// Statements here wait: for the same input, for the end of the line.
 		if _, err := tx.Exec(ctx, `SET LOCAL statement_timeout = 0`); err != nil {
@@ -59,11 +60,16 @@ func (s *Store) Ingest(ctx context.Context, in Input, read func(context.Context,
 		if err != nil {
 			return err
 		}
-		rep, err = s.receive(ctx, tx, id, read)
+		wrote = &receiver{store: s, tx: tx, input: id, jobs: map[dhalion.JobID]bool{}, days: map[string]time.Time{}}
+		rep, err = wrote.receive(ctx, read)
 		return err
 	})
 	if err != nil {
 		return ingest.Report{}, false, fmt.Errorf("store: ingest %s: %w", in.Name, err)
+	}
+	if wrote != nil && !s.untidy {
+		// It is stored, whatever becomes of this; see tidyUp.
+		_ = s.tidyUp(ctx, slices.Collect(maps.Keys(wrote.jobs)), slices.Collect(maps.Values(wrote.days)))
 	}
 	return rep, already, nil
 }
@@ -76,15 +82,14 @@ type receiver struct {
 	tx    pgx.Tx
 	input int64
 	jobs  map[dhalion.JobID]bool
-	days  map[string]bool // whose partition is known to exist
-	side  *pgx.Conn       // for making partitions; opened when needed
+	days  map[string]time.Time // whose partition is known to exist
+	side  *pgx.Conn            // for making partitions; opened when needed
 }
 
 // queued is how many segments may wait to be written: some MiB each.
 const queued = 2
 
-func (s *Store) receive(ctx context.Context, tx pgx.Tx, id int64, read func(context.Context, ingest.Out) (ingest.Report, error)) (ingest.Report, error) {
-	r := &receiver{store: s, tx: tx, input: id, jobs: map[dhalion.JobID]bool{}, days: map[string]bool{}}
+func (r *receiver) receive(ctx context.Context, read func(context.Context, ingest.Out) (ingest.Report, error)) (ingest.Report, error) {
 	defer r.close(ctx)
 
 	reading, stop := context.WithCancelCause(ctx)
@@ -203,9 +208,13 @@ func (r *receiver) job(job dhalion.JobID) error {
 	return nil
 }
 
+// lockInputs is the end of the line: who has it is the only one to end an ingest,
+// or to forget a job.
+const lockInputs = `SELECT pg_advisory_xact_lock('inputs'::regclass::oid::int4, 0)`
+
 // finish takes the place at the end of the line and closes the input's row.
 func (r *receiver) finish(ctx context.Context, rep ingest.Report) error {
-	if _, err := r.tx.Exec(ctx, `SELECT pg_advisory_xact_lock('inputs'::regclass::oid::int4, 0)`); err != nil {
+	if _, err := r.tx.Exec(ctx, lockInputs); err != nil {
 		return fmt.Errorf("wait to commit: %w", err)
 	}
 	jobs := slices.Sorted(maps.Keys(r.jobs))
@@ -255,8 +264,8 @@ func (r *receiver) finish(ctx context.Context, rep ingest.Report) error {
 // one more. An empty partition that outlives a failed ingest holds nothing of it.
 // ATTACH, unlike CREATE TABLE … PARTITION OF, lets others read and write on.
 func (r *receiver) partition(ctx context.Context, day time.Time) (string, error) {
-	name := "segments_" + day.Format("20060102")
-	if r.days[name] {
+	name := partitionName(day)
+	if _, known := r.days[name]; known {
 		return name, nil
 	}
 	const exists = `SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = 'segments'::regclass AND inhrelid = to_regclass($1))`
@@ -269,9 +278,21 @@ func (r *receiver) partition(ctx context.Context, day time.Time) (string, error)
 			return "", fmt.Errorf("make partition %s: %w", name, err)
 		}
 	}
-	r.days[name] = true
+	r.days[name] = day
 	return name, nil
 }
+
+// partitionSQL makes a day's partition, named as partitionName says.
+func partitionSQL(day time.Time) string {
+	next := day.AddDate(0, 0, 1) // its year may be 10000, which time.DateOnly cannot write
+	return fmt.Sprintf(`
+		CREATE TABLE %[1]s (LIKE segments INCLUDING ALL);
+		ALTER TABLE segments ATTACH PARTITION %[1]s FOR VALUES FROM ('%[2]s') TO ('%04[3]d-%02[4]d-%02[5]d')`,
+		partitionName(day), day.Format(time.DateOnly), next.Year(), next.Month(), next.Day())
+}
+
+// partitionName is the table that has a UTC day's segments.
+func partitionName(day time.Time) string { return "segments_" + day.Format("20060102") }
 
 func (r *receiver) attach(ctx context.Context, name, exists string, day time.Time) (err error) {
 	if r.side == nil {
@@ -287,11 +308,7 @@ func (r *receiver) attach(ctx context.Context, name, exists string, day time.Tim
 		if err := tx.QueryRow(ctx, exists, name).Scan(&there); err != nil || there {
 			return err
 		}
-		next := day.AddDate(0, 0, 1) // its year may be 10000, which time.DateOnly cannot write
-		_, err := tx.Exec(ctx, fmt.Sprintf(`
-			CREATE TABLE %[1]s (LIKE segments INCLUDING ALL);
-			ALTER TABLE segments ATTACH PARTITION %[1]s FOR VALUES FROM ('%[2]s') TO ('%04[3]d-%02[4]d-%02[5]d')`,
-			name, day.Format(time.DateOnly), next.Year(), next.Month(), next.Day()))
+		_, err := tx.Exec(ctx, partitionSQL(day))
 		return err
 	})
 }

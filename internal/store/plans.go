@@ -24,7 +24,13 @@ type NewPlan struct {
 	Author   string
 	Reverses string // id of the plan that this one rolls back; empty: none
 	Body     []byte // the document, byte for byte; UTF-8
+	// Policy says, as a JSON object, how the policy came about; nil: nothing is noted.
+	// It is logged as EventPolicy, unless the plan's newest such entry says the same.
+	Policy json.RawMessage
 }
+
+// EventPolicy is the log's entry that says which policy a plan was made by.
+const EventPolicy = "policy"
 
 // PlanRow is a stored plan and where it stands. Body is byte for byte what was
 // saved.
@@ -69,14 +75,15 @@ type PlanFilter struct {
 // and without its old approvals. One that a person discarded stays discarded.
 //
 // It returns *DigestError when another plan has this id, and *NotFoundError for
-// a job that is not known.
+// a job that is not known. The plan and what is logged of it are there both or not
+// at all.
 func (s *Store) SavePlan(ctx context.Context, p NewPlan, now time.Time) (row *PlanRow, proposed bool, err error) {
 	now = micros(now)
 	validFor := p.ValidFor.Truncate(time.Microsecond)
 	if !strings.HasPrefix(p.Digest, p.ID) || len(p.ID) != 12 {
 		return nil, false, fmt.Errorf("store: save plan %s: the id does not begin the digest %s", p.ID, p.Digest)
 	}
-	err = s.inTx(ctx, func(tx pgx.Tx) error {
+	save := func(tx pgx.Tx) error {
 		if err := jobExists(ctx, tx, p.Job); err != nil {
 			return err
 		}
@@ -121,11 +128,33 @@ func (s *Store) SavePlan(ctx context.Context, p NewPlan, now time.Time) (row *Pl
 			return err
 		}
 		return logState(ctx, tx, row, p.Author, now)
+	}
+	err = s.inTx(ctx, func(tx pgx.Tx) error {
+		if err := save(tx); err != nil {
+			return err
+		}
+		return logPolicy(ctx, tx, p, now)
 	})
 	if err != nil {
 		return nil, false, fmt.Errorf("store: save plan %s: %w", p.ID, err)
 	}
 	return row, proposed, nil
+}
+
+// logPolicy notes how a plan's policy came about, if that is news. The plan's row
+// is locked, so two do not note it twice.
+func logPolicy(ctx context.Context, tx pgx.Tx, p NewPlan, now time.Time) error {
+	if p.Policy == nil {
+		return nil
+	}
+	var known bool
+	err := tx.QueryRow(ctx, `
+		SELECT coalesce((SELECT detail = $3::jsonb FROM log WHERE plan = $1 AND event = $2 ORDER BY id DESC LIMIT 1), false)`,
+		p.ID, EventPolicy, string(p.Policy)).Scan(&known)
+	if err != nil || known {
+		return err
+	}
+	return appendLog(ctx, tx, LogEntry{At: now, Job: p.Job, Plan: p.ID, Person: p.Author, Event: EventPolicy, Detail: p.Policy})
 }
 
 // Plan finds a plan by its id, its digest, or a prefix of them that only it has.

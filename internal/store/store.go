@@ -27,7 +27,8 @@ type Options struct {
 // Store is a pool of connections to one Dhalion database. It is safe for use by
 // several goroutines at once.
 type Store struct {
-	pool *pgxpool.Pool
+	pool   *pgxpool.Pool
+	untidy bool // leave the merging of small segments to Compact; for tests
 }
 
 // statementTimeout bounds every statement of a connection whose server or user
