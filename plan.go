@@ -155,9 +155,10 @@ type Alternative struct {
 	Reason string `json:"reason"`
 }
 
-// Sizing is what a component needs at the policy's target utilisation. Required
-// is the fractional number of instances, with its interval; it is there for
-// components that stay, too. Required is nil when it could not be estimated.
+// Sizing is what a component needs by the policy's method of sizing. Required is
+// the fractional number of instances, with its interval where the method has one;
+// it is there for components that stay, too. Required is nil when it could not be
+// estimated.
 type Sizing struct {
 	Component    string   `json:"component"`
 	From         int      `json:"from"`
@@ -166,6 +167,16 @@ type Sizing struct {
 	RequiredLow  *float64 `json:"required_low,omitempty"`
 	RequiredHigh *float64 `json:"required_high,omitempty"`
 	Reason       string   `json:"reason,omitempty"`
+	// Figures are what a published method comes to on its way, in its order.
+	Figures []Figure `json:"figures,omitempty"`
+}
+
+// Figure is an intermediate result of a sizing, under the name that the method's
+// authors gave it. It is finite: what is not known, or has no bound, is left out.
+type Figure struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit,omitempty"` // "1/s", "ms/s"; empty: a ratio or a count
 }
 
 // Basis says what a plan came from: digests (SHA-256, hex) of the values read,

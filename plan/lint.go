@@ -23,6 +23,9 @@ const (
 	WarnQuietHours     = "W-quiet-hours"     // as_of lies in the policy's quiet hours
 	WarnExternal       = "W-external"        // a component that is scaled up works for a system outside the job
 	WarnKnob           = "W-knob-unknown"    // the present value of a knob is not known, so there is no way back
+	WarnIgnored        = "W-ignored"         // the published method leaves out what the history shows
+	WarnOldRates       = "W-old-rates"       // the newest rates are from before the window
+	WarnWaits          = "W-waits"           // the published program itself would not decide yet
 )
 
 // wide is the ratio of an interval's ends above which a size is a rough guess.
@@ -67,6 +70,8 @@ func (s *Situation) lint(p dhalion.Plan, earlier []dhalion.Warning) []dhalion.Wa
 		case !z.known:
 			warn(WarnUnknownSize, "the size of %s cannot be worked out: %s", name, z.why)
 			continue
+		case z.most > 0 && z.want > z.most && s.set.published():
+			warn(WarnMaxParallelism, "%s wants %d instances, and %s allows %d", name, z.want, z.bound, z.most)
 		case z.most > 0 && z.want > z.most && (changes || z.utilisation(z.now) > 1):
 			warn(WarnMaxParallelism, "%s wants %d instances, and %s allows %d: it would be %s busy", name, z.want, z.bound, z.most,
 				planfile.Percent(math.Min(1, s.feasible*z.utilisation(n))))

@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/features"
 	"github.com/dhalion-go/dhalion/plan/planfile"
 	"github.com/dhalion-go/dhalion/plan/policy"
 )
@@ -43,8 +44,24 @@ type Input struct {
 	Findings dhalion.Findings
 	Load     []ComponentLoad // in any order; a component may be missing: unknown
 	Policy   *policy.Policy
+
+	// Rates are what the methods ds2 and flink-autoscaler read; the others ask for
+	// none. Earlier are those of the time for which the autoscaler delays a
+	// scale-down.
+	Rates   []features.Rates
+	Earlier []EarlierRates
+	// SourceRates are records per second and instance that DS2 takes a source to
+	// put out instead of what was measured; -1 stands for what it was seen to.
+	SourceRates map[string]float64
+
 	Basis    dhalion.Basis     // goes into the plan as it is
 	Warnings []dhalion.Warning // of earlier stages
+}
+
+// EarlierRates are rates as they were read at a time before.
+type EarlierRates struct {
+	At    time.Time
+	Rates []features.Rates
 }
 
 // ComponentLoad is what one component has to do and what its instances can do.
@@ -62,6 +79,7 @@ type ComponentLoad struct {
 	PerInstanceLow, PerInstanceHigh float64
 
 	Busy      float64 // mean share of the time spent working, now
+	Caused    float64 // shares of the time that its instances hold up what is above, added up
 	Lag       float64 // of a source: records due and not yet read
 	SkewShare float64 // share of the hottest instance × parallelism; 1 = even
 
@@ -108,7 +126,7 @@ func makePlan(in Input, set settings, resolvers []Resolver) (dhalion.Plan, error
 		Actions:         chosen,
 		Alternatives:    alternatives,
 	}
-	p.Warnings = s.lint(p, in.Warnings)
+	p.Warnings = s.lint(p, append(slices.Clone(in.Warnings), s.warnings...))
 	return p, nil
 }
 
@@ -121,10 +139,11 @@ type Situation struct {
 
 	findings dhalion.Findings
 	set      settings
-	sizes    []size // non-sources, in order of flow
+	sizes    []size // in order of flow; non-sources, by the autoscaler's method all
 	sources  []ComponentLoad
 	feasible float64 // share of the offered load that can be kept up with, at most 1
 	limiting string  // the component that sets feasible; empty when it is 1
+	warnings []dhalion.Warning
 }
 
 func newSituation(in Input, set settings) (*Situation, error) {
@@ -147,8 +166,17 @@ func newSituation(in Input, set settings) (*Situation, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.solve(loads)
-	return s, nil
+	switch set.sizing {
+	case policy.SizingDS2:
+		err = s.solveDS2(in, loads)
+	case policy.SizingAutoscaler:
+		err = s.solveAutoscaler(in)
+	case policy.SizingPaper:
+		s.solvePaper(loads)
+	default:
+		s.solve(loads)
+	}
+	return s, err
 }
 
 // sorted gives the findings in the order of the contract, whatever order they
@@ -189,7 +217,7 @@ func loadsOf(list []ComponentLoad, t dhalion.Topology) (map[string]ComponentLoad
 		if _, twice := loads[l.Component]; twice {
 			return nil, fmt.Errorf("load of %q is given twice", l.Component)
 		}
-		for _, v := range []float64{l.Offered, l.PerInstance, l.PerInstanceLow, l.PerInstanceHigh, l.Busy, l.Lag, l.SkewShare} {
+		for _, v := range []float64{l.Offered, l.PerInstance, l.PerInstanceLow, l.PerInstanceHigh, l.Busy, l.Caused, l.Lag, l.SkewShare} {
 			if v < 0 || v > mostRate {
 				return nil, fmt.Errorf("load of %q: %v is not within 0 and %g", l.Component, v, float64(mostRate))
 			}

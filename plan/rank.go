@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/plan/policy"
 )
 
 // candidate is one action with all that was proposed for it: several diagnoses
@@ -19,6 +20,7 @@ type candidate struct {
 	follows bool
 	leaders map[dhalion.Pair]bool // of a follower: the diagnoses that it follows
 	gone    string                // why it was dropped
+	sized   bool                  // asked for by the method of sizing, with or without a diagnosis
 }
 
 func sameAction(a, b dhalion.Action) bool {
@@ -33,7 +35,16 @@ func (s *Situation) choose(resolvers []Resolver) ([]dhalion.Action, []dhalion.Al
 	refuse := func(a dhalion.Action, reason string) {
 		alternatives = append(alternatives, dhalion.Alternative{Action: a, Reason: reason})
 	}
+	for _, p := range s.sized() {
+		if p.Refused != "" {
+			refuse(p.Action, p.Refused)
+			continue
+		}
+		candidates = append(candidates, &candidate{action: p.Action, worth: map[dhalion.Cause]float64{}, cost: p.Cost, stops: p.Stops,
+			leaders: map[dhalion.Pair]bool{}, sized: true})
+	}
 	transient := s.probability(dhalion.Transient)
+	acted := "" // by the paper's method, the one component that is acted on
 	for _, d := range s.findings.Diagnoses {
 		if d.Probability < Listed {
 			continue
@@ -57,6 +68,13 @@ func (s *Situation) choose(resolvers []Resolver) ([]dhalion.Action, []dhalion.Al
 			}
 			refuse(s.weighed(first), reason)
 			continue
+		}
+		if s.set.sizing == policy.SizingPaper && d.Target.Component != "" {
+			if acted != "" && acted != d.Target.Component {
+				refuse(s.weighed(proposals[len(proposals)-1]), fmt.Sprintf("the paper acts on one component at a time, and now on %s", acted))
+				continue
+			}
+			acted = d.Target.Component
 		}
 		for _, p := range proposals {
 			scalesUp := p.Action.Kind == dhalion.SetParallelism && d.Cause == dhalion.Underprovisioned
@@ -96,7 +114,11 @@ func (s *Situation) choose(resolvers []Resolver) ([]dhalion.Action, []dhalion.Al
 	})
 	to := targets(actions)
 	for i := range actions {
-		s.expect(&actions[i], to)
+		if s.set.published() {
+			s.expectByMethod(&actions[i])
+		} else {
+			s.expect(&actions[i], to)
+		}
 	}
 	alternatives = slices.DeleteFunc(alternatives, func(a dhalion.Alternative) bool { return done(a.Action, actions) })
 	slices.SortFunc(alternatives, func(a, b dhalion.Alternative) int {
@@ -166,6 +188,9 @@ func merge(candidates []*candidate, p Proposal, d dhalion.Diagnosis) []*candidat
 	i := slices.IndexFunc(candidates, func(c *candidate) bool {
 		if !sameAction(c.action, p.Action) {
 			return false
+		}
+		if c.sized {
+			return true // what the method says holds
 		}
 		// To more and to fewer instances are two answers.
 		return c.action.Kind != dhalion.SetParallelism || grows(c.action) == grows(p.Action)
@@ -249,6 +274,9 @@ func (s *Situation) conflicts(candidates []*candidate) {
 func (s *Situation) rank(candidates []*candidate) {
 	for {
 		s.orphans(candidates)
+		if s.set.published() {
+			return // nothing is weighed
+		}
 		var worst *candidate
 		for _, c := range candidates {
 			s.evaluate(c, candidates)
@@ -265,6 +293,9 @@ func (s *Situation) rank(candidates []*candidate) {
 
 // evaluate sets a candidate's utility beside what else is still to be done.
 func (s *Situation) evaluate(c *candidate, candidates []*candidate) {
+	if s.set.published() {
+		return
+	}
 	together := 0
 	for _, o := range candidates {
 		if o.gone == "" && o.action.Kind == dhalion.SetParallelism {
@@ -293,6 +324,9 @@ func (s *Situation) weighed(p Proposal) dhalion.Action {
 		benefits[b.Cause] = p.Action.Probability * p.Benefit
 	}
 	a := p.Action
+	if s.set.published() {
+		return a
+	}
 	a.Utility = s.utility(benefits, p.Cost, p.Stops, a, 1)
 	return a
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/plan/policy"
 )
 
 // Resolver proposes actions against a cause. It never acts, and it leaves the
@@ -73,7 +74,11 @@ func (s *Situation) action(kind dhalion.ActionKind, d dhalion.Diagnosis, target 
 // rescale proposes to change a component's parallelism. What it should achieve is
 // filled in when all sizes of the plan are known.
 func (s *Situation) rescale(d dhalion.Diagnosis, z *size, to int) Proposal {
-	a := s.action(dhalion.SetParallelism, d, dhalion.ComponentTarget(s.Job, z.load.Component))
+	return s.resize(s.action(dhalion.SetParallelism, d, dhalion.ComponentTarget(s.Job, z.load.Component)), z, to)
+}
+
+// resize fills in a change of parallelism.
+func (s *Situation) resize(a dhalion.Action, z *size, to int) Proposal {
 	a.From, a.To = dhalion.NumberSetting(float64(z.now)), dhalion.NumberSetting(float64(to))
 	a.Message = fmt.Sprintf("Scale %s from %d to %d %s", z.load.Component, z.now, to, plural(to, "instance"))
 	a.Reverse = &dhalion.Reversal{
@@ -106,11 +111,16 @@ func scaleUp(d dhalion.Diagnosis, s *Situation) []Proposal {
 		return refused(own, fmt.Sprintf("the size that %s needs cannot be worked out: %s", z.load.Component, z.why))
 	case z.to <= z.now && z.want > z.now:
 		return refused(own, fmt.Sprintf("%s wants %d instances, and %s allows %d", z.load.Component, z.want, z.bound, z.most))
+	case z.to <= z.now && s.set.published():
+		return refused(own, fmt.Sprintf("the method asks for %.3g of %d instances", z.required, z.now))
 	case z.to <= z.now:
 		return refused(own, fmt.Sprintf("by the estimate %.3g of %d instances are enough for the offered load at %.0f %% utilisation",
 			z.required, z.now, 100*s.set.target))
 	}
 	proposals := []Proposal{own}
+	if s.set.sizing == policy.SizingPaper {
+		return proposals // one component at a time
+	}
 	for i := range s.sizes {
 		other := &s.sizes[i]
 		if other == z || !other.known || other.to <= other.now {
@@ -130,7 +140,7 @@ func (s *Situation) grow(d dhalion.Diagnosis, z *size) Proposal {
 	}
 	p := s.rescale(d, z, to)
 	p.Benefit = floor
-	if z.known {
+	if z.rated() {
 		p.Benefit = math.Max(floor, 1-1/z.utilisation(z.now))
 	}
 	return p
@@ -157,6 +167,9 @@ func scaleDown(d dhalion.Diagnosis, s *Situation) []Proposal {
 		p := s.rescale(d, z, max(1, z.now-1))
 		if !z.known {
 			return refused(p, fmt.Sprintf("the size that %s needs cannot be worked out: %s", z.load.Component, z.why))
+		}
+		if s.set.published() {
+			return refused(p, fmt.Sprintf("the method leaves %s its %s", z.load.Component, count(z.now, "instance")))
 		}
 		return refused(p, fmt.Sprintf("with headroom %s needs %d of its %d instances", z.load.Component, z.down, z.now))
 	}
@@ -220,7 +233,7 @@ func relocate(d dhalion.Diagnosis, s *Situation) []Proposal {
 	for _, c := range components {
 		// n instances of which one is slowed by k carry, dealt out evenly, 1/k of what
 		// they could: at utilisation u the loss is 1 − 1/(k·u).
-		if z := s.size(c); z != nil && z.known {
+		if z := s.size(c); z != nil && z.rated() {
 			benefit = math.Max(benefit, 1-1/(slowdown*z.utilisation(z.now)))
 		}
 	}
@@ -239,7 +252,7 @@ func rebalance(d dhalion.Diagnosis, s *Situation) []Proposal {
 	share := math.NaN()
 	if z != nil {
 		share = z.load.SkewShare
-		if z.known && share > 1 {
+		if z.rated() && share > 1 {
 			benefit = math.Max(benefit, 1-1/(share*z.utilisation(z.now)))
 		}
 	}

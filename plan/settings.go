@@ -29,6 +29,11 @@ type settings struct {
 	actions                        []dhalion.ActionKind // none: all
 	knobs                          []policy.Knob
 	quiet                          policy.QuietHours
+
+	sizing policy.Sizing
+	paper  paperSettings
+	ds2    ds2Settings
+	scaler autoscalerSettings
 }
 
 // settingsOf reads what planning needs. A parameter that the policy does not
@@ -54,8 +59,26 @@ func settingsOf(p *policy.Policy) (settings, error) {
 		actions:        p.Limits.Actions,
 		knobs:          p.Knobs,
 		quiet:          p.Limits.QuietHours,
+		sizing:         p.Sizing,
 	}
-	return s, s.check()
+	if err := s.check(); err != nil {
+		return s, err
+	}
+	var err error
+	switch p.Sizing {
+	case policy.SizingPaper:
+		s.paper, err = paperSettingsOf(p)
+	case policy.SizingDS2:
+		s.ds2, err = ds2SettingsOf(p)
+	case policy.SizingAutoscaler:
+		s.scaler, err = autoscalerSettingsOf(p)
+	}
+	return s, err
+}
+
+// published reports whether the sizes come from a published method and not ours.
+func (s settings) published() bool {
+	return s.sizing != "" && s.sizing != policy.SizingUtilisation
 }
 
 func number(p *policy.Policy, name string, otherwise float64) float64 {

@@ -38,7 +38,27 @@ type size struct {
 	want                int     // not bounded by most
 	to                  int     // want, bounded
 	down                int     // to what a scale-down may go: the interval's upper end, and the hottest instance
+
+	figures []dhalion.Figure // of a published method
+	note    string           // why its answer is what it is, where that needs a word
 }
+
+// newSize is that of a component of which nothing is known yet.
+func (s *Situation) newSize(c dhalion.Component, load ComponentLoad) size {
+	z := size{load: load, now: c.Parallelism, required: math.NaN(), low: math.NaN(), high: math.NaN(), want: c.Parallelism, to: c.Parallelism, down: c.Parallelism}
+	for _, b := range []struct {
+		n    int
+		what string
+	}{{c.MaxParallelism, "its maximum parallelism"}, {s.set.maxParallelism, "the policy's max_parallelism"}} {
+		if b.n > 0 && (z.most == 0 || b.n < z.most) {
+			z.most, z.bound = b.n, b.what
+		}
+	}
+	return z
+}
+
+// rated reports whether it is known what the component has to do and can do.
+func (z *size) rated() bool { return z.known && !math.IsNaN(z.utilisation(z.now)) }
 
 // utilisation of n instances at the offered load.
 func (z *size) utilisation(n int) float64 {
@@ -61,23 +81,13 @@ func (s *Situation) solve(loads map[string]ComponentLoad) {
 		c, _ := s.Topology.Component(name)
 		load, given := loads[name]
 		if !given {
-			nan := math.NaN()
-			load = ComponentLoad{Component: name, Offered: nan, PerInstance: nan, PerInstanceLow: nan, PerInstanceHigh: nan,
-				Busy: nan, Lag: nan, SkewShare: nan}
+			load = unknownLoad(name)
 		}
 		if load.Source || s.Topology.IsSource(name) {
 			s.sources = append(s.sources, load)
 			continue
 		}
-		z := size{load: load, now: c.Parallelism, required: math.NaN(), low: math.NaN(), high: math.NaN(), want: c.Parallelism, to: c.Parallelism, down: c.Parallelism}
-		for _, b := range []struct {
-			n    int
-			what string
-		}{{c.MaxParallelism, "its maximum parallelism"}, {s.set.maxParallelism, "the policy's max_parallelism"}} {
-			if b.n > 0 && (z.most == 0 || b.n < z.most) {
-				z.most, z.bound = b.n, b.what
-			}
-		}
+		z := s.newSize(c, load)
 		if stuck[name] {
 			z.most, z.bound = z.now, "what is behind it"
 		}
@@ -139,6 +149,13 @@ func (s *Situation) solve(loads map[string]ComponentLoad) {
 		}
 		z.down = max(1, s.set.minParallelism, ceil(math.Max(upper, (1+s.backlog(z.load.Component))*full)))
 	}
+}
+
+// unknownLoad is the load of a component of which nothing is known.
+func unknownLoad(component string) ComponentLoad {
+	nan := math.NaN()
+	return ComponentLoad{Component: component, Offered: nan, PerInstance: nan, PerInstanceLow: nan, PerInstanceHigh: nan,
+		Busy: nan, Caused: nan, Lag: nan, SkewShare: nan}
 }
 
 // notScalable are the components that have a reason of their own why more
@@ -210,7 +227,7 @@ func (s *Situation) carries(to map[string]int, rate int) float64 {
 	share := math.NaN()
 	for i := range s.sizes {
 		z := &s.sizes[i]
-		if !z.known || z.load.Offered == 0 {
+		if !z.rated() || z.load.Offered == 0 {
 			continue
 		}
 		per := z.load.PerInstance
@@ -231,20 +248,21 @@ func (s *Situation) carries(to map[string]int, rate int) float64 {
 	return share
 }
 
-// sizing is the table of the plan: every component that is no source, in the
+// sizing is the table of the plan: every component that the method sizes, in the
 // order of flow.
 func (s *Situation) sizing(actions []dhalion.Action) []dhalion.Sizing {
 	to := targets(actions)
 	table := make([]dhalion.Sizing, 0, len(s.sizes))
 	for i := range s.sizes {
 		z := &s.sizes[i]
-		row := dhalion.Sizing{Component: z.load.Component, From: z.now, To: z.now, Reason: z.why}
+		row := dhalion.Sizing{Component: z.load.Component, From: z.now, To: z.now, Reason: z.why, Figures: z.figures}
 		if n, ok := to[z.load.Component]; ok {
 			row.To = n
 		}
 		if z.known {
 			row.Required = pointer(z.required)
 			row.RequiredLow, row.RequiredHigh = pointer(z.low), pointer(z.high)
+			row.Reason = z.note
 			if z.most > 0 && z.want > z.most {
 				row.Reason = fmt.Sprintf("%d wanted; %s allows %d", z.want, z.bound, z.most)
 			}
@@ -266,7 +284,7 @@ func targets(actions []dhalion.Action) map[string]int {
 }
 
 func pointer(v float64) *float64 {
-	if math.IsNaN(v) {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
 		return nil
 	}
 	return &v

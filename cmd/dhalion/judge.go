@@ -2,10 +2,15 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,7 +36,8 @@ type judgeFlags struct {
 	policy string
 	params []string
 
-	loaded *policy.Policy // by check
+	loaded      *policy.Policy     // by check
+	sourceRates map[string]float64 // by loadPolicy
 }
 
 func (a *app) judgeFlags(c *cobra.Command, f *judgeFlags) {
@@ -105,6 +111,11 @@ func (f *judgeFlags) source() (policySource, error) {
 			return policySource{}, fmt.Errorf("policy %s: %w", f.policy, err)
 		}
 	}
+	if name := params[sourceRatesParam]; name != "" && name != noSourceRates {
+		if params[sourceRatesParam], err = filepath.Abs(name); err != nil {
+			return policySource{}, fmt.Errorf("policy: source rates %s: %w", name, err)
+		}
+	}
 	if f.window > 0 {
 		s.Window = f.window.String()
 	}
@@ -113,29 +124,123 @@ func (f *judgeFlags) source() (policySource, error) {
 
 // load reads the policy again that a source stands for.
 func (s policySource) load() (*policy.Policy, error) {
-	p, err := policy.Load(s.Policy, os.ReadFile, features.Known, s.Params)
+	p, _, err := s.loadWithRates()
+	return p, err
+}
+
+// loadWithRates reads the source rates as well, where a parameter names a file of
+// them. The policy gets the content's digest in place of the name, so that its own
+// digest says by which rates a plan was made.
+func (s policySource) loadWithRates() (*policy.Policy, map[string]float64, error) {
+	params := s.Params
+	var rates map[string]float64
+	if name := params[sourceRatesParam]; name != "" && name != noSourceRates {
+		data, err := readSourceRates(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		if rates, err = parseSourceRates(name, data); err != nil {
+			return nil, nil, err
+		}
+		sum := sha256.Sum256(data)
+		params = maps.Clone(params)
+		params[sourceRatesParam] = "sha256:" + hex.EncodeToString(sum[:])
+	}
+	p, err := policy.Load(s.Policy, os.ReadFile, features.Known, params)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	if rates == nil {
+		if text, ok := p.Parameters.Text(sourceRatesParam); ok && text != noSourceRates {
+			return nil, nil, fmt.Errorf("policy %s: %s names a file: give it with --param %s=FILE", p.Name, sourceRatesParam, sourceRatesParam)
+		}
 	}
 	if s.Window != "" {
 		d, err := time.ParseDuration(s.Window)
 		if err != nil || d <= 0 {
-			return nil, fmt.Errorf("policy %s: window %q is no length of time", s.Policy, s.Window)
+			return nil, nil, fmt.Errorf("policy %s: window %q is no length of time", s.Policy, s.Window)
 		}
 		p = p.WithWindow(d)
 	}
-	return p, nil
+	return p, rates, nil
+}
+
+// The parameter of policy ds2 that names a file, and its value for none.
+const (
+	sourceRatesParam = "source_rates"
+	noSourceRates    = "none"
+)
+
+// maxSourceRates bounds a file of source rates, in bytes: a job has few sources.
+const maxSourceRates = 1 << 20
+
+func readSourceRates(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("policy: read source rates: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSourceRates+1))
+	if err != nil {
+		return nil, fmt.Errorf("policy: read source rates: %w", err)
+	}
+	if len(data) > maxSourceRates {
+		return nil, fmt.Errorf("policy: read source rates: %s is larger than 1 MiB", name)
+	}
+	return data, nil
+}
+
+// parseSourceRates reads DS2's lines OPERATOR,RATE: records per second that every
+// instance of the source puts out, or -1 for what it was seen to.
+func parseSourceRates(name string, data []byte) (map[string]float64, error) {
+	rates := map[string]float64{}
+	for i, line := range strings.Split(string(data), "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		bad := func(format string, args ...any) error {
+			return fmt.Errorf("%s:%d: %s", name, i+1, fmt.Sprintf(format, args...))
+		}
+		// A name may have a comma in it; a rate has none.
+		comma := strings.LastIndexByte(line, ',')
+		if comma < 0 {
+			return nil, bad("the line is not OPERATOR,RATE")
+		}
+		operator, text := strings.TrimSpace(line[:comma]), strings.TrimSpace(line[comma+1:])
+		rate, err := strconv.ParseFloat(text, 64)
+		switch {
+		case operator == "":
+			return nil, bad("the line names no operator")
+		case err != nil || !(rate >= 0 && rate <= 1e15) && rate != -1:
+			return nil, bad("%q is no rate: a number from 0, or -1 for the observed one", text)
+		}
+		if _, twice := rates[operator]; twice {
+			return nil, bad("%s is there twice", operator)
+		}
+		rates[operator] = rate
+	}
+	if len(rates) == 0 {
+		return nil, fmt.Errorf("%s: there are no rates in it", name)
+	}
+	return rates, nil
 }
 
 // loadPolicy is the policy that the flags ask for; files are named in messages
 // as the user named them.
 func (f *judgeFlags) loadPolicy() (*policy.Policy, error) {
+	params, err := f.parameters()
+	if err != nil {
+		return nil, err
+	}
 	s, err := f.source()
 	if err != nil {
 		return nil, err
 	}
-	s.Policy = f.policy
-	return s.load()
+	s.Policy, s.Params = f.policy, params
+	p, rates, err := s.loadWithRates()
+	f.sourceRates = rates
+	return p, err
 }
 
 // evaluation is one job judged at one time.
@@ -145,6 +250,19 @@ type evaluation struct {
 	policy  *policy.Policy
 	history *segment.History
 	result  *diagnose.Result // nil when only the history was asked for
+
+	sourceRates map[string]float64 // of policy ds2, where they were given
+}
+
+// lookback is how much history the policy looks at.
+func (e *evaluation) lookback() time.Duration { return lookbackOf(e.policy) }
+
+func lookbackOf(p *policy.Policy) time.Duration {
+	lookback, ok := p.Parameters.Duration("lookback")
+	if !ok {
+		lookback = defaultLookback
+	}
+	return max(lookback, p.Window)
 }
 
 // read reads the history of a job that an evaluation looks at: the policy's
@@ -167,15 +285,11 @@ func (a *app) read(ctx context.Context, st *store.Store, ref string, f judgeFlag
 			return nil, hinted(fmt.Errorf("%s has no measurements", job), "dhalion ingest FILE")
 		}
 	}
-	lookback, ok := pol.Parameters.Duration("lookback")
-	if !ok {
-		lookback = defaultLookback
-	}
-	h, err := st.History(ctx, job, at.Add(-max(lookback, pol.Window)), at)
+	h, err := st.History(ctx, job, at.Add(-lookbackOf(pol)), at)
 	if err != nil {
 		return nil, err
 	}
-	return &evaluation{job: job, at: at, policy: pol, history: h}, nil
+	return &evaluation{job: job, at: at, policy: pol, history: h, sourceRates: f.sourceRates}, nil
 }
 
 // evaluate runs the flow for one job at one time: history, features, symptoms,

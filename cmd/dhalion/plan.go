@@ -15,6 +15,7 @@ import (
 	"github.com/dhalion-go/dhalion/internal/store"
 	"github.com/dhalion-go/dhalion/plan"
 	"github.com/dhalion-go/dhalion/plan/planfile"
+	"github.com/dhalion-go/dhalion/plan/policy"
 )
 
 // noModel stands in a plan's basis while there are no models.
@@ -32,7 +33,9 @@ should achieve and how to undo it. A plan with actions is stored as proposed, an
 waits for approve or discard. Planning the same again finds the same plan.`,
 		Example: `  dhalion plan wordcount
   dhalion plan wordcount --at 2026-11-22T08:40:16.879Z --out slow.plan.json
-  dhalion plan wordcount --param target_utilisation=0.7 --exit-code -o json`,
+  dhalion plan wordcount --param target_utilisation=0.7 --exit-code -o json
+  dhalion plan wordcount --policy ds2 --param source_rate=80000
+  dhalion plan wordcount --policy flink-autoscaler`,
 		Args:              one("JOB"),
 		ValidArgsFunction: a.completeJob(),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -124,10 +127,32 @@ func (a *app) makePlan(ctx context.Context, st *store.Store, e *evaluation) (dha
 			Model: noModel, Outcomes: outcomes, Program: program,
 		},
 	}
+	scalerRates(&in, e)
 	if !snap.HasTopology {
 		in.Warnings = append(in.Warnings, dhalion.Warning{Code: "W-no-topology", Message: "nothing is known of the job's graph: sizes and what stands upstream cannot be judged; give ingest a --topology"})
 	}
 	return plan.Make(in)
+}
+
+// scalerRates fills in what the published methods of sizing read.
+func scalerRates(in *plan.Input, e *evaluation) {
+	if e.policy.Sizing != policy.SizingDS2 && e.policy.Sizing != policy.SizingAutoscaler {
+		return
+	}
+	reader := features.NewRateReader(e.history)
+	in.Rates = reader.At(in.Topology, e.at, e.policy.Window)
+	in.SourceRates = e.sourceRates
+	delay, _ := e.policy.Parameters.Duration("scale_down_delay")
+	if e.policy.Sizing != policy.SizingAutoscaler || delay <= 0 || delay > e.lookback() {
+		return
+	}
+	// Once a minute, as the autoscaler looks; before the job was as it is now there
+	// is nothing to compare with.
+	for at := e.at.Add(-delay); at.Before(e.at); at = at.Add(time.Minute) {
+		if !at.Before(in.Topology.From) {
+			in.Earlier = append(in.Earlier, plan.EarlierRates{At: at, Rates: reader.At(in.Topology, at, e.policy.Window)})
+		}
+	}
 }
 
 // loads is what sizing needs, in the planner's terms: rates instead of times.
@@ -143,7 +168,7 @@ func loads(l []features.Load) []plan.ComponentLoad {
 		out[i] = plan.ComponentLoad{
 			Component: x.Component, Offered: x.Offered,
 			PerInstance: rate(x.Service), PerInstanceLow: rate(x.ServiceTop), PerInstanceHigh: rate(x.ServiceLow),
-			Busy: x.Busy, Lag: x.Lag, SkewShare: x.HotShare,
+			Busy: x.Busy, Caused: x.Caused, Lag: x.Lag, SkewShare: x.HotShare,
 			Source: x.Source, Sink: x.Sink, External: x.External,
 		}
 	}

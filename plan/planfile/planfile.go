@@ -489,6 +489,9 @@ func normal(p dhalion.Plan) dhalion.Plan {
 	p.Findings.Unknown = list(p.Findings.Unknown)
 
 	p.Sizing = list(p.Sizing)
+	for i := range p.Sizing {
+		p.Sizing[i].Figures = slices.Clone(p.Sizing[i].Figures)
+	}
 	p.Actions = list(p.Actions)
 	for i := range p.Actions {
 		p.Actions[i] = normalAction(p.Actions[i])
@@ -567,7 +570,7 @@ func validate(p dhalion.Plan) error {
 		}
 	}
 	for _, s := range p.Sizing {
-		if err := counts("sizing of "+s.Component, s.From, s.To); err != nil {
+		if err := errors.Join(counts("sizing of "+s.Component, s.From, s.To), figures(s)); err != nil {
 			return err
 		}
 	}
@@ -580,6 +583,19 @@ func validate(p dhalion.Plan) error {
 		if err := action(a.Action); err != nil {
 			return fmt.Errorf("alternative %d: %w", i, err)
 		}
+	}
+	return nil
+}
+
+// figures refuses those that have no name, or one that came before. What is not
+// finite fails as a number.
+func figures(s dhalion.Sizing) error {
+	seen := map[string]bool{}
+	for _, f := range s.Figures {
+		if f.Name == "" || seen[f.Name] {
+			return fmt.Errorf("sizing of %s: a figure has no name, or that of another: %q", s.Component, f.Name)
+		}
+		seen[f.Name] = true
 	}
 	return nil
 }

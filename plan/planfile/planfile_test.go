@@ -170,6 +170,9 @@ func TestAPlanThatCannotBeWrittenIsRefused(t *testing.T) {
 		"a component twice":     func(p *dhalion.Plan) { p.Topology.Components[0].Name = "sink" },
 		"a huge instance":       func(p *dhalion.Plan) { p.Actions[1].Affects[0].Of = 2_000_000_000_000 },
 		"a negative size":       func(p *dhalion.Plan) { p.Sizing[0].To = -1 },
+		"a figure without name": func(p *dhalion.Plan) { p.Sizing[0].Figures = []dhalion.Figure{{Value: 1}} },
+		"a figure twice":        func(p *dhalion.Plan) { p.Sizing[0].Figures = []dhalion.Figure{{Name: "B"}, {Name: "B"}} },
+		"an infinite figure":    func(p *dhalion.Plan) { p.Sizing[0].Figures = []dhalion.Figure{{Name: "B", Value: math.Inf(1)}} },
 		"a year too far":        func(p *dhalion.Plan) { p.AsOf = time.Date(12345, 1, 1, 0, 0, 0, 0, time.UTC) },
 	} {
 		p := example()

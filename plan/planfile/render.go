@@ -371,7 +371,11 @@ func actionLines(a dhalion.Action, said map[string]bool) [][2]string {
 	for _, b := range a.Because {
 		why = append(why, pairWords(b))
 	}
-	lines = append(lines, [2]string{"why", strings.Join(why, "; ") + " (" + bind(Percent(a.Probability)) + " sure)"})
+	reason := strings.Join(why, "; ") + " (" + bind(Percent(a.Probability)) + " sure)"
+	if len(a.Because) == 0 {
+		reason = "the policy's method of sizing asks for it; no cause is claimed"
+	}
+	lines = append(lines, [2]string{"why", reason})
 	var fresh []string
 	for _, part := range strings.Split(a.Expect.Summary, "; ") {
 		if part != "" && !said[part] {
@@ -467,6 +471,25 @@ func sizingRows(p dhalion.Plan) []sizingRow {
 	return rows
 }
 
+// figuresWords are a method's figures in one line: "in 109,705/s, x 1.12".
+func figuresWords(s dhalion.Sizing) string {
+	words := make([]string, len(s.Figures))
+	for i, f := range s.Figures {
+		words[i] = bind(f.Name + " " + figureValue(f))
+	}
+	return strings.Join(words, ", ")
+}
+
+func figureValue(f dhalion.Figure) string {
+	switch f.Unit {
+	case "":
+		return Quantity(f.Value)
+	case "1/s":
+		return Quantity(f.Value) + "/s"
+	}
+	return Quantity(f.Value) + " " + f.Unit
+}
+
 func (t *text) sizing(p dhalion.Plan) {
 	if len(p.Sizing) == 0 {
 		return
@@ -490,9 +513,12 @@ func (t *text) sizing(p dhalion.Plan) {
 			padLeft(r[2], widths[2]), pad(r[3], widths[3]))
 		if r[4] == "" {
 			t.out.WriteString(t.style(style, strings.TrimRight(lead, " ")) + "\n")
-			continue
+		} else {
+			t.para(lead, "", r[4], dim)
 		}
-		t.para(lead, "", r[4], dim)
+		if i > 0 && len(p.Sizing[i-1].Figures) > 0 {
+			t.para("    ", "", figuresWords(p.Sizing[i-1]), dim)
+		}
 	}
 }
 
@@ -627,8 +653,14 @@ func Markdown(w io.Writer, p dhalion.Plan, meta Meta) error {
 
 	if len(p.Sizing) > 0 {
 		fmt.Fprint(&b, "\n## Sizes\n\n| component | now | planned | required | remark |\n|---|--:|--:|---|---|\n")
-		for _, r := range sizingRows(p) {
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", md(r[0]), r[1], r[2], r[3], md(r[4]))
+		for i, r := range sizingRows(p) {
+			remark := md(r[4])
+			if words := md(figuresWords(p.Sizing[i])); words != "" && remark != "" {
+				remark += "; " + words
+			} else if words != "" {
+				remark = words
+			}
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", md(r[0]), r[1], r[2], r[3], remark)
 		}
 	}
 	if len(p.Alternatives) > 0 {

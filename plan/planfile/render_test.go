@@ -2,10 +2,12 @@ package planfile
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -130,5 +132,40 @@ func TestACommandCanBePasted(t *testing.T) {
 	}
 	if got := Command("dhalion", "plan", "prod/wc", "--at", "2025-11-03T14:02:10Z", ""); got != "dhalion plan prod/wc --at 2025-11-03T14:02:10Z ''" {
 		t.Error(got)
+	}
+}
+
+// What a published method came to on its way is in the document, and is shown
+// below its row; a plan without has none of it.
+func TestAMethodsFiguresAreKeptAndShown(t *testing.T) {
+	p := example()
+	p.Sizing = []dhalion.Sizing{
+		{Component: "counter", From: 8, To: 12, Required: pointer(11.25), Figures: []dhalion.Figure{
+			{Name: "in", Value: 109705.374864, Unit: "1/s"}, {Name: "B", Value: 126, Unit: "ms/s"}, {Name: "f", Value: 0.144}}},
+		{Component: "sink", From: 3, To: 3, Required: pointer(2)},
+	}
+	p.Actions[0].Because, p.Actions[0].Probability = nil, 0
+	doc, id, _, err := Encode(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(doc), `"figures"`); n != 1 {
+		t.Errorf("%d rows have figures", n)
+	}
+	again, _, _, err := Decode(doc, id)
+	if err != nil || !reflect.DeepEqual(again.Sizing, p.Sizing) {
+		t.Errorf("read again: %+v, %v", again.Sizing, err)
+	}
+	var text, markdown strings.Builder
+	if err := errors.Join(Text(&text, p, Meta{}, Options{}), Markdown(&markdown, p, Meta{})); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"\n    in 109,705/s, B 126 ms/s, f 0.144\n  sink", "why      the policy's method of sizing asks for it; no cause is claimed"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("no %q in\n%s", want, text.String())
+		}
+	}
+	if want := "| 11.2 | in 109,705/s, B 126 ms/s, f 0.144 |"; !strings.Contains(markdown.String(), want) {
+		t.Errorf("no %q in\n%s", want, markdown.String())
 	}
 }
