@@ -106,9 +106,9 @@ type table struct {
 }
 
 type target struct {
-	target dhalion.Target
-	table  *table
 	newest int64
+	table  *table
+	target dhalion.Target
 }
 
 // Handle is the place of one metric of one target on one worker in a Collector.
@@ -213,11 +213,14 @@ func (c *Collector) AddAt(h Handle, at int64, v float64) error {
 		return fmt.Errorf("the time is outside the years 1 to 9999")
 	}
 	if t := h.target; at >= t.newest {
-		t.newest = at
+		if at != t.newest { // a target's metrics come together: one write for all
+			t.newest = at
+			c.from, c.to = min(c.from, at), max(c.to, at)
+		}
 	} else {
 		c.order++
+		c.from = min(c.from, at)
 	}
-	c.from, c.to = min(c.from, at), max(c.to, at)
 	h.series.Add(h.worker, at, v)
 	c.buffered++
 	if c.buffered >= c.max {

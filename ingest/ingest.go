@@ -50,9 +50,15 @@ func Collect(ctx context.Context, out Out, opts Options, sources ...Source) (Rep
 // RowError is a broken row: where it is and why.
 type RowError struct {
 	File   string `json:"file"`
-	Line   int    `json:"line"` // from 1; of a row over several lines, the first
+	Line   int    `json:"line"` // from 1; of a row over several lines, the first; 0 in a format without lines
 	Reason string `json:"reason"`
 }
 
-// Error is FILE:LINE: REASON.
-func (e RowError) Error() string { return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.Reason) }
+// Error is FILE:LINE: REASON, or FILE: REASON where there are no lines; the reason
+// then names the row.
+func (e RowError) Error() string {
+	if e.Line == 0 {
+		return fmt.Sprintf("%s: %s", e.File, e.Reason)
+	}
+	return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.Reason)
+}

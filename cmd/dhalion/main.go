@@ -107,7 +107,7 @@ Exit codes: 0 done or nothing to do, 1 failure, 2 changes proposed, 3 stale,
 			root.AddCommand(c)
 		}
 	}
-	add("history", a.ingestCommand(), a.jobsCommand(), a.historyCommand(), a.metricsCommand())
+	add("history", a.ingestCommand(), a.jobsCommand(), a.historyCommand(), a.exportCommand(), a.forgetCommand(), a.metricsCommand())
 	add("judge", a.detectCommand(), a.diagnoseCommand(), a.explainCommand(), a.runCommand(), a.policyCommand())
 	add("plan", a.planCommand(), a.showCommand(), a.approveCommand(), a.discardCommand(), a.applyCommand(), a.rollbackCommand(), a.logCommand())
 	add("other", a.dbCommand(), a.versionCommand())

@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/ingest"
@@ -26,23 +24,6 @@ const (
 	valueColumn     = "value"
 )
 
-// Options are how a CSV file is read.
-type Options struct {
-	// Engine is the first part of the jobs' ids; empty is "file".
-	Engine string
-	// Job is the name of the job of rows that do not name one. A file without a
-	// column job needs it.
-	Job string
-	// SkipBad is how many broken rows are skipped, and reported, before the
-	// file is refused; 0 refuses it at the first.
-	SkipBad int
-	// Topology is what ReadTopology gave for the file's one job. When it is
-	// empty, each job's topology is derived: the components that the rows
-	// name, of which each has as many instances as the greatest number says,
-	// and no edges.
-	Topology []dhalion.Topology
-}
-
 // NewCSV is the history in a canonical CSV file, in long form
 // (time,job,component,instance,worker,metric,value) or in wide form (a column
 // per metric instead of the last two); the header says which. Columns come in
@@ -54,17 +35,12 @@ type Options struct {
 // Times are RFC 3339, or seconds or milliseconds since 1970: numbers from 1e11
 // on are milliseconds. An empty value and NaN are unknown. Name is for messages.
 func NewCSV(name string, r io.Reader, opts Options) ingest.Source {
-	if opts.Engine == "" {
-		opts.Engine = "file"
-	}
-	return &csvFile{name: name, rows: newRows(r), opts: opts, jobs: map[string]*job{}, cache: map[string]*entry{}}
+	return &csvFile{history: newHistory(name, opts), rows: newRows(r), cache: map[string]*entry{}}
 }
 
 type csvFile struct {
-	name string
+	history
 	rows *rows
-	opts Options
-	to   *ingest.Collector
 
 	columns  int
 	at       map[string]int // index of a canonical column
@@ -73,11 +49,8 @@ type csvFile struct {
 	keyed    []int // indices of the columns that say what a row is about
 	straight bool  // long form with time first and value last
 
-	jobs    map[string]*job
-	cache   map[string]*entry
-	last    *entry
-	missing int
-	broken  int
+	cache map[string]*entry
+	last  *entry
 
 	fields [][]byte
 	spare  []byte
@@ -86,13 +59,6 @@ type csvFile struct {
 
 	lastTime   []byte // the newest time as written, and what it means
 	lastMicros int64
-}
-
-// job is what a file said of a job, for its topology.
-type job struct {
-	id         dhalion.JobID
-	first      int64
-	components map[string]int // greatest instance of each
 }
 
 // entry is what rows with the same key are about. In long form the metric is
@@ -139,19 +105,12 @@ func (f *csvFile) Read(ctx context.Context, to *ingest.Collector) error {
 			continue
 		}
 		if err := f.row(record, quoted); err != nil {
-			var out *ingest.OutError
-			if errors.As(err, &out) {
+			if err := f.bad(line, err); err != nil {
 				return err
 			}
-			bad := ingest.RowError{File: f.name, Line: line, Reason: err.Error()}
-			if f.broken++; f.broken > f.opts.SkipBad {
-				return bad
-			}
-			to.Skip(bad)
 		}
 	}
-	to.Repaired(ingest.MissingValue, f.missing)
-	return f.topologies()
+	return f.end()
 }
 
 // header reads the first record.
@@ -322,33 +281,13 @@ func (f *csvFile) lookUp(key []byte, fields [][]byte) (*entry, error) {
 		}
 		return ""
 	}
-	name := field(jobColumn)
-	if name == "" {
-		name = f.opts.Job
-	}
-	if name == "" {
-		return nil, errors.New("the job is empty: say which job such rows are of with --job NAME")
-	}
-	id := dhalion.NewJobID(f.opts.Engine, name)
-	e := &entry{worker: field(workerColumn)}
-	component, instance := field(componentColumn), field(instanceColumn)
-	switch {
-	case component != "" && instance != "":
-		n, err := parseInstance(instance)
-		if err != nil {
-			return nil, err
-		}
-		e.target = dhalion.InstanceTarget(id, component, n)
-	case instance != "":
-		return nil, fmt.Errorf("there is an instance, %s, but no component", excerpt([]byte(instance)))
-	case component != "" && e.worker != "":
-		return nil, fmt.Errorf("the component %s has a worker, %s, but no instance", excerpt([]byte(component)), excerpt([]byte(e.worker)))
-	case component != "":
-		e.target = dhalion.ComponentTarget(id, component)
-	case e.worker != "":
-		e.target, e.worker = dhalion.WorkerTarget(id, e.worker), ""
-	default:
-		e.target = dhalion.JobTarget(id)
+	e := &entry{}
+	var err error
+	e.target, e.worker, e.job, err = f.resolve(names{
+		job: field(jobColumn), component: field(componentColumn), instance: field(instanceColumn), worker: field(workerColumn),
+	})
+	if err != nil {
+		return nil, err
 	}
 	if len(f.metrics) == 0 {
 		h, err := f.to.Series(e.target, e.worker, dhalion.Metric(field(metricColumn)))
@@ -358,10 +297,6 @@ func (f *csvFile) lookUp(key []byte, fields [][]byte) (*entry, error) {
 		e.handles = []ingest.Handle{h}
 	} else {
 		e.handles = make([]ingest.Handle, len(f.metrics))
-	}
-	if e.job = f.jobs[name]; e.job == nil {
-		e.job = &job{id: id, first: math.MaxInt64, components: map[string]int{}}
-		f.jobs[name] = e.job
 	}
 	e.key = string(key)
 	if len(f.cache) >= maxCache {
@@ -374,23 +309,6 @@ func (f *csvFile) lookUp(key []byte, fields [][]byte) (*entry, error) {
 	}
 	f.last = e
 	return e, nil
-}
-
-// parseInstance reads an instance's number. "3.0" is what a table program writes
-// for a column of whole numbers with gaps.
-func parseInstance(s string) (int, error) {
-	digits, _ := strings.CutSuffix(s, ".0")
-	negative := strings.HasPrefix(digits, "-")
-	n := number([]byte(strings.TrimPrefix(digits, "-")))
-	switch {
-	case digits == "" || digits == "-" || n < 0 && len(digits) < 18:
-		return 0, fmt.Errorf("the instance %s is no number", excerpt([]byte(s)))
-	case negative:
-		return 0, fmt.Errorf("the instance %s is negative", s)
-	case len(digits) >= 18 || n > ingest.MaxInstance:
-		return 0, fmt.Errorf("the instance %s is above %d", excerpt([]byte(s)), ingest.MaxInstance)
-	}
-	return n, nil
 }
 
 // time reads a time; most rows have that of the row before.
@@ -475,13 +393,10 @@ func (f *csvFile) wide(e *entry, fields [][]byte) error {
 
 // seen remembers what a good row says of its job's topology.
 func (f *csvFile) seen(e *entry, at int64) {
-	e.job.first = min(e.job.first, at)
-	if e.used {
-		return
-	}
-	e.used = true
-	if x := e.target; x.Component != "" {
-		e.job.components[x.Component] = max(e.job.components[x.Component], x.Instance)
+	e.job.seen(at)
+	if !e.used {
+		e.used = true
+		e.job.has(e.target)
 	}
 }
 
@@ -491,52 +406,4 @@ func trim(b []byte) []byte {
 		return bytes.TrimSpace(b)
 	}
 	return b
-}
-
-// topologies hands on the given topology, or one derived for each job.
-func (f *csvFile) topologies() error {
-	names := make([]string, 0, len(f.jobs))
-	for name, own := range f.jobs {
-		if own.first != math.MaxInt64 { // else all its rows were broken or empty
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	if len(f.opts.Topology) > 0 {
-		if len(names) > 1 {
-			return fmt.Errorf("file: read %s: a topology is of one job, the file has %d: %s", f.name, len(names), strings.Join(names, ", "))
-		}
-		for _, name := range names {
-			own := f.jobs[name]
-			for i, t := range f.opts.Topology {
-				if t.From.IsZero() {
-					t.From = time.UnixMicro(own.first).UTC()
-				}
-				if t.By == "" {
-					t.By = dhalion.ChangeOperator
-					if i == 0 {
-						t.By = dhalion.ChangeFirst
-					}
-				}
-				if err := f.to.Topology(own.id, t); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	}
-	for _, name := range names {
-		own := f.jobs[name]
-		if len(own.components) == 0 {
-			continue
-		}
-		t := dhalion.Topology{From: time.UnixMicro(own.first).UTC(), By: dhalion.ChangeFirst}
-		for component, greatest := range own.components {
-			t.Components = append(t.Components, dhalion.Component{Name: component, Parallelism: greatest + 1})
-		}
-		if err := f.to.Topology(own.id, t); err != nil {
-			return err
-		}
-	}
-	return nil
 }

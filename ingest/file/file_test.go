@@ -38,6 +38,10 @@ func readCSV(content string, opts file.Options) (read, error) {
 }
 
 func readFrom(name string, r io.Reader, opts file.Options, limits ingest.Options) (read, error) {
+	return readSource(file.NewCSV(name, r, opts), limits)
+}
+
+func readSource(source ingest.Source, limits ingest.Options) (read, error) {
 	out := read{topologies: map[dhalion.JobID][]dhalion.Topology{}}
 	layers := map[dhalion.TargetKind][]segment.Layer{}
 	var err error
@@ -53,7 +57,7 @@ func readFrom(name string, r io.Reader, opts file.Options, limits ingest.Options
 			out.topologies[job] = append(out.topologies[job], t)
 			return nil
 		},
-	}, limits, file.NewCSV(name, r, opts))
+	}, limits, source)
 	out.history = &segment.History{Job: "file/wc", Tables: map[dhalion.TargetKind]*segment.Table{}, Topologies: out.topologies["file/wc"]}
 	for kind, own := range layers {
 		t, _, mergeErr := segment.Merge(own)
@@ -523,12 +527,26 @@ func TestAFormatIsToldByItsBeginning(t *testing.T) {
 		"\uFEFFvalue,\"metric\", time\r\n":  file.FormatCSV,
 		"component,time,busy_fraction\n1,2": file.FormatCSVWide,
 		`{"time":"2026-03-01T12:00:00Z","engine":"flink","method":"GET","path":"/jobs/overview","status":200,"body":{}}`: file.FormatFlinkRecording,
+		`{"status":"success","data":{"resultType":"matrix","result":[]}}`:                                                file.FormatPrometheus,
+		" {\"data\": {\"result\": [], \"resultType\": \"vector\"}}":                                                      file.FormatPrometheus,
+		`{"status":"error","errorType":"bad_data","error":"x"}`:                                                          file.FormatPrometheus,
+		"# HELP busy_fraction Share\n":                                                                                   file.FormatOpenMetrics,
+		"# EOF\n":                                                                                                        file.FormatOpenMetrics,
+		"# scraped at noon\nbusy_fraction{job=\"wc\"} 0.5 1\n":                                                           file.FormatOpenMetrics,
+		"busy_fraction 0.5\n":                                                                                            file.FormatOpenMetrics,
+		"{\"busy_fraction\",job=\"wc\"} 0.5\n":                                                                           file.FormatOpenMetrics,
+		"ARROW1\x00\x00\xff\xff\xff\xff":                                                                                 file.FormatArrow,
+		"\xff\xff\xff\xff\x10\x01\x00\x00\x10\x00\x00\x00\x00":                                                           file.FormatArrow,
+		"PAR1\x15\x04": file.FormatParquet,
+		"# operator_id,operator_instance_id,total_number_of_operator_instances,epoch_timestamp,true_processing_rate,true_output_rate,observed_processing_rate,observed_output_rate\n": file.FormatDS2,
+		"operator_id,instance_id,total_instances,epoch_ts,true_processing_rate,true_output_rate,observed_processing_rate,observed_output_rate":                                        file.FormatDS2,
+		"Splitter FlatMap,1,2,115963256636316,122512.72886314773,1244599.9522210688,39847.25246418635,404806.0064719138\n":                                                            file.FormatDS2,
 	} {
 		if got, err := file.Detect([]byte(content)); err != nil || got != want {
 			t.Errorf("%.30q: %v, %v", content, got, err)
 		}
 	}
-	for _, content := range []string{"", "\n", "a,b,c\n1,2,3", `{"a":1}`, "PAR1", "time,value", "\x00\x01\x02"} {
+	for _, content := range []string{"", "\n", "a,b,c\n1,2,3", `{"a":1}`, "time,value", "# a comment\n", "1,2,3,4,5,6,7", "PAR", "\x00\x01\x02"} {
 		if _, err := file.Detect([]byte(content)); err == nil || !strings.Contains(err.Error(), "flink-rest, csv, csv-wide") {
 			t.Errorf("%q: %v", content, err)
 		}

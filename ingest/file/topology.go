@@ -59,23 +59,10 @@ func (f topologyFile) bad(line int, format string, args ...any) error {
 }
 
 func (f topologyFile) read(data []byte) ([]dhalion.Topology, error) {
-	decoder := yaml.NewDecoder(bytes.NewReader(data))
-	var document yaml.Node
-	if err := decoder.Decode(&document); err == io.EOF {
-		return nil, f.bad(1, "the file is empty")
-	} else if err != nil {
-		return nil, f.syntax(err)
+	root, err := f.root(data, "a topology")
+	if err != nil {
+		return nil, err
 	}
-	var more yaml.Node
-	if err := decoder.Decode(&more); err == nil {
-		return nil, f.bad(more.Line, "there is a second document: write several topologies as a list, each with from: TIME")
-	} else if err != io.EOF {
-		return nil, f.syntax(err)
-	}
-	if document.Kind != yaml.DocumentNode || len(document.Content) != 1 {
-		return nil, f.bad(document.Line, "it is no topology")
-	}
-	root := document.Content[0]
 	if root.Kind != yaml.SequenceNode {
 		t, err := f.topology(root)
 		if err != nil {
@@ -104,6 +91,27 @@ func (f topologyFile) read(data []byte) ([]dhalion.Topology, error) {
 	}
 	slices.SortFunc(topologies, func(a, b dhalion.Topology) int { return a.From.Compare(b.From) })
 	return topologies, nil
+}
+
+// root is the one document of a file.
+func (f topologyFile) root(data []byte, what string) (*yaml.Node, error) {
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	var document yaml.Node
+	if err := decoder.Decode(&document); err == io.EOF {
+		return nil, f.bad(1, "the file is empty")
+	} else if err != nil {
+		return nil, f.syntax(err)
+	}
+	var more yaml.Node
+	if err := decoder.Decode(&more); err == nil {
+		return nil, f.bad(more.Line, "there is a second document: %s is one (several topologies are a list, each with from: TIME)", what)
+	} else if err != io.EOF {
+		return nil, f.syntax(err)
+	}
+	if document.Kind != yaml.DocumentNode || len(document.Content) != 1 {
+		return nil, f.bad(document.Line, "it is not %s", what)
+	}
+	return document.Content[0], nil
 }
 
 // syntax makes the YAML package's message ours: it says "yaml: line 3: reason".
@@ -245,6 +253,9 @@ func (f topologyFile) component(node *yaml.Node) (c dhalion.Component, err error
 	return c, nil
 }
 
+// ships are the ways to deal out records that an edge can name.
+var ships = []string{"hash", "rebalance", "forward", "broadcast"}
+
 // edges reads {from, to, ship} or "a -> b", of which several may be chained.
 func (f topologyFile) edges(node *yaml.Node) ([]dhalion.Edge, error) {
 	if node.Kind == yaml.ScalarNode {
@@ -270,7 +281,6 @@ func (f topologyFile) edges(node *yaml.Node) ([]dhalion.Edge, error) {
 		return nil, err
 	}
 	if n := fields["ship"]; n != nil {
-		ships := []string{"hash", "rebalance", "forward", "broadcast"}
 		if e.Ship = strings.ToLower(strings.TrimSpace(n.Value)); n.Kind != yaml.ScalarNode || !slices.Contains(ships, e.Ship) {
 			return nil, f.bad(n.Line, "ship is one of %s", strings.Join(ships, ", "))
 		}

@@ -51,11 +51,11 @@ func (b *bench) evaluate(ctx context.Context) error {
 		return err
 	}
 	defer drop()
-	long := filepath.Join(b.dir, "long.csv")
-	if _, err := writeCSV(long, times, timeMajor); err != nil {
+	long := filepath.Join(b.dir, "long.parquet")
+	if err := writeParquet(long, times, timeMajor); err != nil {
 		return err
 	}
-	for _, args := range [][]string{{"ingest", long, "-o", "json"}} {
+	for _, args := range [][]string{{"ingest", long, "-o", "json"}, {"db", "compact"}} {
 		if _, _, _, err := command([]string{"DATABASE_URL=" + url}, b.binary, args...); err != nil {
 			return err
 		}
