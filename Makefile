@@ -12,7 +12,7 @@ FUZZTIME    ?= 10m
 RECORDINGS  ?= testdata/recordings testdata/recordings/orders
 DEMO_HOME   ?= $(shell echo $${TMPDIR:-/tmp})/dhalion-demo
 
-.PHONY: help build check fmt vet staticcheck cross test fuzz bench demo score clean
+.PHONY: help build check fmt vet staticcheck cross test fuzz crash-store bench demo score clean
 
 help: ## say what each target does
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ fuzz: ## every fuzz target for FUZZTIME (10m)
 	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg; \
 	  done; \
 	done
+
+crash-store: ## kill ingests, compactions and PostgreSQL 230 times (15 min)
+	DHALION_CRASHES=100 $(GO) test -run Killed -timeout 60m -v ./cmd/dhalion
 
 bench: build ## against psql, DuckDB and polars, ratios asserted with slack (10 min); then the packages' own benchmarks
 	$(GO) run ./lab/bench -binary $(BIN) ingest

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"math"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +29,10 @@ import (
 	"github.com/dhalion-go/dhalion/ingest/prometheus"
 	"github.com/dhalion-go/dhalion/internal/store"
 )
+
+// ingestMemory is what an ingest keeps to as long as the input lets it: a file of
+// any length does, a record batch of hundreds of MiB does not.
+const ingestMemory = 224 << 20
 
 // ingestOptions are what the flags of ingest say.
 type ingestOptions struct {
@@ -98,6 +103,10 @@ again, with the same options, changes nothing.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := a.checkIngest(&o, args); err != nil {
 				return err
+			}
+			// A soft limit: near it memory is collected sooner. GOMEMLIMIT sets another.
+			if unlimited := debug.SetMemoryLimit(-1) == math.MaxInt64; unlimited {
+				defer debug.SetMemoryLimit(debug.SetMemoryLimit(ingestMemory))
 			}
 			var results []*ingested
 			code := exitDone

@@ -105,7 +105,7 @@ func happened(e store.LogEntry) string {
 	if reason, ok := detail["reason"].(string); ok && len(detail) == 1 {
 		return e.Event + ": " + reason
 	}
-	if e.Event == eventPolicy {
+	if e.Event == store.EventPolicy {
 		var s policySource
 		if json.Unmarshal(e.Detail, &s) == nil {
 			parts := []string{s.Policy}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"reflect"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -175,9 +174,6 @@ func loads(l []features.Load) []plan.ComponentLoad {
 	return out
 }
 
-// eventPolicy is the log's entry that says which policy a plan was made by.
-const eventPolicy = "policy"
-
 // propose stores a plan that has actions.
 func (a *app) propose(ctx context.Context, st *store.Store, p dhalion.Plan, f judgeFlags, as string) (*document, error) {
 	doc, id, digest, err := planfile.Encode(p)
@@ -195,32 +191,28 @@ func (a *app) propose(ctx context.Context, st *store.Store, p dhalion.Plan, f ju
 	if as == "" {
 		as = a.person()
 	}
-	now := a.now()
-	d.row, _, err = st.SavePlan(ctx, store.NewPlan{
-		ID: id, Digest: digest, Job: p.Job, AsOf: p.AsOf, ValidFor: seconds(p.ValidForSeconds),
-		Author: as, Reverses: p.Reverses, Body: doc,
-	}, now)
-	if err != nil {
-		return nil, err
-	}
 	source, err := f.source()
 	if err != nil {
 		return nil, err
-	}
-	if was, ok, err := policyOf(ctx, st, id); err != nil || ok && reflect.DeepEqual(was, source) {
-		return d, err
 	}
 	detail, err := json.Marshal(source)
 	if err != nil {
 		return nil, fmt.Errorf("plan: note policy of %s: %w", id, err)
 	}
-	return d, st.AppendLog(ctx, store.LogEntry{At: now, Job: p.Job, Plan: id, Person: as, Event: eventPolicy, Detail: detail})
+	d.row, _, err = st.SavePlan(ctx, store.NewPlan{
+		ID: id, Digest: digest, Job: p.Job, AsOf: p.AsOf, ValidFor: seconds(p.ValidForSeconds),
+		Author: as, Reverses: p.Reverses, Body: doc, Policy: detail,
+	}, a.now())
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // policyOf is how the policy of a stored plan came about; false when that was not
 // noted.
 func policyOf(ctx context.Context, st *store.Store, id string) (policySource, bool, error) {
-	entries, err := st.Log(ctx, store.LogFilter{Plan: id, Event: eventPolicy}, 1)
+	entries, err := st.Log(ctx, store.LogFilter{Plan: id, Event: store.EventPolicy}, 1)
 	if err != nil || len(entries) == 0 {
 		return policySource{}, false, err
 	}

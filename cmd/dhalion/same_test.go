@@ -133,7 +133,7 @@ func (s session) ingest(maxValues int, topology string, files ...string) {
 	}
 	defer st.Close()
 	a := &app{in: strings.NewReader(""), stdout: &bytes.Buffer{}, err: &bytes.Buffer{}}
-	o := ingestOptions{format: "auto", engine: "file", topology: topology, maxValues: maxValues}
+	o := ingestOptions{spool: "1MiB", format: "auto", engine: "file", topology: topology, maxValues: maxValues}
 	if err := a.checkIngest(&o, files); err != nil {
 		s.t.Fatal(err)
 	}

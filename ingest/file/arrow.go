@@ -103,6 +103,9 @@ type sized interface {
 func (a *arrowFile) open(limit *limitedAllocator) (*arrow.Schema, func() (arrow.Record, error), error) {
 	limit.left = maxBatch
 	m := &messages{r: bufio.NewReaderSize(a.r, 256<<10)}
+	if at, ok := a.r.(sized); ok {
+		m.most = at.Size()
+	}
 	if err := m.begin(); err != nil {
 		return nil, nil, err
 	}
@@ -710,7 +713,8 @@ func (a *limitedAllocator) Free(b []byte) {
 // would make Arrow take more than they can hold is refused first.
 type messages struct {
 	r    *bufio.Reader
-	file bool // of the file format: a footer follows the stream
+	file bool  // of the file format: a footer follows the stream
+	most int64 // bytes that can come; 0: not known
 	body []byte
 	err  error
 }
@@ -845,9 +849,13 @@ func (m *messages) footer(begun []byte) error {
 	return io.EOF
 }
 
-// bytes reads n bytes into what there is; memory at most doubles what has come.
+// bytes reads n bytes into what there is. Memory at most doubles what has come,
+// unless it is known that there are as many.
 func (m *messages) bytes(into []byte, n int64) ([]byte, error) {
 	into = into[:0]
+	if n <= m.most && n > int64(cap(into)) {
+		into = make([]byte, 0, n)
+	}
 	for int64(len(into)) < n {
 		if len(into) == cap(into) {
 			grown := make([]byte, len(into), min(n, max(1<<20, 2*int64(cap(into)))))

@@ -87,7 +87,7 @@ func (r *repeat) Read(p []byte) (int, error) {
 }
 
 // bomb is gzip that comes to n bytes of zeros behind what it begins with: a
-// member of 64 MiB, again and again.
+// member of some MiB, again and again.
 func bomb(t *testing.T, begin string, n int64) io.Reader {
 	t.Helper()
 	member := func(r io.Reader) []byte {
@@ -101,8 +101,9 @@ func bomb(t *testing.T, begin string, n int64) io.Reader {
 		}
 		return b.Bytes()
 	}
-	zeros := member(&repeat{text: "\x00", left: 64 << 20})
-	times := (n + 64<<20 - 1) / (64 << 20)
+	each := size(64<<20, 4<<20)
+	zeros := member(&repeat{text: strings.Repeat("\x00", 64<<10), left: each})
+	times := (n + each - 1) / each
 	return io.MultiReader(bytes.NewReader(member(strings.NewReader(begin))), &repeat{text: string(zeros), left: times * int64(len(zeros))})
 }
 
@@ -154,7 +155,7 @@ func TestAGzipBombIsRefusedInBoundedMemoryByEveryFormat(t *testing.T) {
 			var err error
 			took := heapPeak(func() {
 				var r io.ReadCloser
-				if r, err = file.Decompress(bomb(t, beginnings[name], size(10<<30, 64<<20))); err != nil {
+				if r, err = file.Decompress(bomb(t, beginnings[name], size(10<<30, 32<<20))); err != nil {
 					return
 				}
 				_, err = readSource(open("x", r, file.Options{Job: "wc", SkipBad: skip}), ingest.Options{})
@@ -171,7 +172,7 @@ func TestASpoolEndsAtItsLimit(t *testing.T) {
 	var err error
 	took := heapPeak(func() {
 		var r io.ReadCloser
-		if r, err = file.Decompress(bomb(t, "PAR1", size(10<<30, 64<<20))); err != nil {
+		if r, err = file.Decompress(bomb(t, "PAR1", size(10<<30, 32<<20))); err != nil {
 			return
 		}
 		var f *os.File
@@ -211,7 +212,7 @@ func TestALineWithoutEndIsRefusedInBoundedMemoryByEveryFormat(t *testing.T) {
 }
 
 func TestManyValuesTakeNoMoreMemoryThanFew(t *testing.T) {
-	n := size(1<<30, 16<<20)
+	n := size(1<<30, 4<<20)
 	for name, c := range map[string]struct{ begin, text, end string }{
 		"csv":             {"time,job,metric,value\n", "1,wc,lag_records,1\n", ""},
 		"openmetrics":     {"", "lag_records{job=\"wc\"} 1 1\n", ""},

@@ -419,7 +419,8 @@ func TestNoByteOfATableMakesItTakeMemory(t *testing.T) {
 		"parquet zstd":   {parquetBytes(t, records, compress.Codecs.Zstd), ofParquet},
 	} {
 		worst, at := uint64(0), 0
-		for i := range c.data {
+		step := int(size(1, 4)) // all of them with DHALION_HUGE=1
+		for i := 0; i < len(c.data); i += step {
 			for _, b := range []byte{0x7F, 0xFF} {
 				data := bytes.Clone(c.data)
 				data[i] = b

@@ -141,7 +141,8 @@ func (o Options) launch(ctx context.Context, l layout, before server) (*process,
 	// that happens to have the number, and to zombies. It is known here that this process is no postmaster of this
 	// cluster. (That a killed postmaster's children still use the memory, PostgreSQL finds by the memory's key, which
 	// comes from the directory, not from this file.)
-	if before.pid != 0 && exists(before.pid) {
+	stale := before.pid != 0 && exists(before.pid)
+	if stale {
 		if err := os.Remove(l.pidfile()); err != nil {
 			return nil, err
 		}
@@ -157,6 +158,12 @@ func (o Options) launch(ctx context.Context, l layout, before server) (*process,
 	socket := l.socketDir(a)
 	if err := a.ownDir(socket, socket == l.run()); err != nil {
 		return nil, err
+	}
+	if stale {
+		// The socket's lock file names the same process.
+		if err := os.Remove(socketFile(socket) + ".lock"); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
 	}
 	log, from, err := l.openLog()
 	if err != nil {

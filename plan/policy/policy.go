@@ -289,6 +289,12 @@ func (p Parameters) set(over map[string]string) error {
 			return fmt.Errorf("policy: there is no parameter %q%s; there are %s", name, didYouMean(name, p.Names()), strings.Join(p.Names(), ", "))
 		}
 		v := parseValue(over[name])
+		switch {
+		case old.kind == 't':
+			v = value{kind: 't', text: over[name]} // whatever it looks like
+		case old.kind == 'd' && v.kind == 'n' && v.number == 0:
+			v.kind = 'd' // nothing needs no unit
+		}
 		if v.kind != old.kind {
 			return fmt.Errorf("policy: parameter %s is %s (%s), not %q", name, kindWords[old.kind], old, over[name])
 		}

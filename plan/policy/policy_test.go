@@ -501,3 +501,22 @@ func FuzzExpr(f *testing.F) {
 		}
 	})
 }
+
+func TestAParameterTakesZeroWithoutAUnitAndTextAsItIs(t *testing.T) {
+	p, err := Load("ds2", nil, nil, map[string]string{"source_rates": "2026"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, _ := p.Parameters.Text("source_rates"); text != "2026" {
+		t.Errorf("source_rates is %q", text)
+	}
+	if p, err = Load("flink-autoscaler", nil, nil, map[string]string{"catch_up": "0"}); err != nil {
+		t.Fatal(err)
+	}
+	if d, ok := p.Parameters.Duration("catch_up"); !ok || d != 0 {
+		t.Errorf("catch_up is %v, %v", d, ok)
+	}
+	if _, err := Load("flink-autoscaler", nil, nil, map[string]string{"catch_up": "30"}); err == nil {
+		t.Error("30 of what is not said, and was taken")
+	}
+}
