@@ -15,6 +15,12 @@
 //   - quiet: none, or transients. Asked every 15 s from 60 s after the first line;
 //     nothing but transient may have 0.5.
 //
+// A folder whose labels.csv has a column incident is a corpus of the lab: a run
+// has many incidents, each a few rows, and its history is Arrow or Parquet with
+// RUN.topology.yaml beside it. Each incident is asked for 3 s before it ends, quiet
+// windows every 15 s from 25 s after a fault to the next; the score is printed by
+// cause, magnitude and shape, with 95 % intervals.
+//
 // With -beside POLICY each recording has a second row, what that policy says of
 // the same windows, by the same rules.
 package main
@@ -31,6 +37,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -72,6 +79,7 @@ type tally struct{ right, all int }
 
 type label struct {
 	file, job, cause, vertex, subtask, worker string
+	run, shape, magnitude, incident           string // of a corpus
 	start, end                                time.Time
 }
 
@@ -124,6 +132,9 @@ func scoreFolder(binary, folder, beside string, total []map[string]*tally) error
 	if err != nil {
 		return err
 	}
+	if slices.ContainsFunc(labels, func(l label) bool { return l.incident != "" }) {
+		return scoreCorpus(binary, folder, beside, labels)
+	}
 	byFile := map[string][]label{}
 	for _, l := range labels {
 		if _, err := os.Stat(filepath.Join(folder, l.file)); err == nil {
@@ -143,15 +154,13 @@ func scoreFolder(binary, folder, beside string, total []map[string]*tally) error
 				sums[kind] = &tally{}
 			}
 			sums[kind].all++
-			verdict := "MISS"
 			if row.right {
-				verdict = "ok  "
 				sums[kind].right++
 			}
 			if k == 0 {
-				fmt.Println(verdict, kind, filepath.Join(filepath.Base(folder), f), row.said)
+				fmt.Println(verdict(row.right), kind, filepath.Join(filepath.Base(folder), f), row.said)
 			} else {
-				fmt.Println(verdict, kind, " ", beside+":", row.said)
+				fmt.Println(verdict(row.right), kind, " ", beside+":", row.said)
 			}
 		}
 	}
@@ -397,8 +406,14 @@ func readLabels(path string) ([]label, error) {
 	}
 	var labels []label
 	for i, row := range rows[1:] {
-		get := func(name string) string { return row[column[name]] }
-		l := label{file: get("file"), job: get("job"), cause: get("cause"), vertex: get("target_vertex"), subtask: get("target_subtask"), worker: get("target_worker")}
+		get := func(name string) string {
+			if i, ok := column[name]; ok {
+				return row[i]
+			}
+			return ""
+		}
+		l := label{file: get("file"), job: get("job"), cause: get("cause"), vertex: get("target_vertex"), subtask: get("target_subtask"), worker: get("target_worker"),
+			run: get("run"), shape: get("shape"), magnitude: get("magnitude"), incident: get("incident")}
 		var err1, err2 error
 		l.start, err1 = time.Parse(time.RFC3339, get("start"))
 		l.end, err2 = time.Parse(time.RFC3339, get("end"))
