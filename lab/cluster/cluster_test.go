@@ -1,0 +1,230 @@
+package cluster
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// cache is the checkout's: the 300 MB of a Flink are fetched once.
+const cache = "../../.cache"
+
+func TestAWorkerThatIsKilledIsMissedAndItsReplacementIsUsed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a real cluster takes a minute")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	flink, err := Fetch(ctx, cache, Default)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jar, err := BuildJobs(ctx, flink, "../jobs/src", cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	// Four instances share four slots: with one worker less there are too few, and
+	// the new one must be used.
+	c, err := Start(ctx, flink, Config{Dir: dir, TaskManagers: 2, Slots: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pids := c.pids()
+	t.Cleanup(func() {
+		if err := c.Stop(); err != nil {
+			t.Error(err)
+		}
+		for _, pid := range pids {
+			if syscall.Kill(pid, 0) == nil {
+				t.Errorf("process %d still runs", pid)
+			}
+		}
+	})
+	if workers := c.Workers(); !slices.Equal(workers, []string{"tm-1", "tm-2"}) {
+		t.Fatalf("workers: %v", workers)
+	}
+	knobs := filepath.Join(dir, "knobs.properties")
+	if err := os.WriteFile(knobs, []byte("rate=1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run, err := c.Submit(ctx, jar, "lab.WordCount", []string{"--knobs", knobs, "--name", "words",
+		"--component", "source,parallelism=1,cost=0.1,rate=100", "--component", "splitter,parallelism=2,cost=5,fan=2",
+		"--component", "counter,parallelism=4,cost=5", "--component", "sink,parallelism=1,cost=1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.WaitRunning(ctx, run); err != nil {
+		t.Fatal(err)
+	}
+	flows := func(what string) {
+		t.Helper()
+		first := -1.0
+		err := c.wait(ctx, time.Minute, what, func() (bool, error) {
+			n, err := c.read(ctx, run, "counter")
+			if err != nil || n == 0 {
+				return false, nil
+			}
+			if first < 0 || n < first { // counters begin anew in another attempt
+				first = n
+			}
+			return n > first, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	flows("records")
+
+	if err := c.KillWorker("tm-1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.AddWorker("tm-3"); err != nil {
+		t.Fatal(err)
+	}
+	pids = append(pids, c.pids()...)
+	err = c.wait(ctx, time.Minute, "tasks on tm-3", func() (bool, error) {
+		on, err := c.placed(ctx, run, "counter")
+		return err == nil && slices.Contains(on, "tm-3") && !slices.Contains(on, "tm-1"), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	flows("records after the restart")
+}
+
+// pids are the processes of a cluster.
+func (c *Cluster) pids() []int {
+	pids := []int{c.manager.cmd.Process.Pid}
+	for _, p := range c.workers {
+		pids = append(pids, p.cmd.Process.Pid)
+	}
+	return pids
+}
+
+type vertex struct {
+	Name     string
+	Subtasks []struct {
+		Worker  string `json:"taskmanager-id"`
+		Status  string
+		Metrics struct {
+			Read float64 `json:"read-records"`
+		}
+	}
+}
+
+func (c *Cluster) vertex(ctx context.Context, run, name string) (vertex, error) {
+	var job struct{ Vertices []struct{ ID, Name string } }
+	if err := c.get(ctx, "/jobs/"+run, &job); err != nil {
+		return vertex{}, err
+	}
+	var v vertex
+	for _, listed := range job.Vertices {
+		if listed.Name == name {
+			return v, c.get(ctx, "/jobs/"+run+"/vertices/"+listed.ID, &v)
+		}
+	}
+	return v, nil
+}
+
+// read is how many records a component has taken in.
+func (c *Cluster) read(ctx context.Context, run, name string) (sum float64, err error) {
+	v, err := c.vertex(ctx, run, name)
+	for _, s := range v.Subtasks {
+		sum += s.Metrics.Read
+	}
+	return sum, err
+}
+
+// placed are the workers of a component's running instances.
+func (c *Cluster) placed(ctx context.Context, run, name string) (on []string, err error) {
+	v, err := c.vertex(ctx, run, name)
+	for _, s := range v.Subtasks {
+		if s.Status == "RUNNING" {
+			on = append(on, s.Worker)
+		}
+	}
+	return on, err
+}
+
+func TestProcessesDieWithTheOneThatStartedThem(t *testing.T) {
+	if os.Getenv("DHALION_LAB_CHILD") != "" {
+		child(t)
+		return
+	}
+	if testing.Short() {
+		t.Skip("a real JVM takes seconds")
+	}
+	out := filepath.Join(t.TempDir(), "pid")
+	p, err := os.StartProcess(os.Args[0], []string{os.Args[0], "-test.run", "^" + t.Name() + "$"}, &os.ProcAttr{
+		Env: append(os.Environ(), "DHALION_LAB_CHILD="+out), Files: []*os.File{nil, os.Stdout, os.Stderr}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, err := p.Wait()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status := state.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != syscall.SIGKILL {
+		t.Fatalf("the child ended with %v, and should have killed itself", state)
+	}
+	data, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); running(pid); {
+		if time.Now().After(deadline) {
+			t.Fatalf("JVM %d outlives the process that started it", pid)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// running reports whether a process is there and no zombie: its new parent may be
+// slow to bury it.
+func running(pid int) bool {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return false
+	}
+	_, after, _ := strings.Cut(string(stat), ") ")
+	return !strings.HasPrefix(after, "Z")
+}
+
+// child starts a JobManager, says which, and dies.
+func child(t *testing.T) {
+	ctx := context.Background()
+	flink, err := Fetch(ctx, cache, Default)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jars, err := flink.classPath()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Cluster{config: Config{Dir: t.TempDir()}, flink: flink, jars: jars, workers: map[string]*process{}}
+	if err := c.configure(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.StartJobManager(); err != nil {
+		t.Fatal(err)
+	}
+	pid := c.manager.cmd.Process.Pid
+	if err := os.WriteFile(os.Getenv("DHALION_LAB_CHILD"), []byte(strconv.Itoa(pid)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	select {}
+}
