@@ -11,10 +11,14 @@ import (
 	"github.com/dhalion-go/dhalion/internal/store"
 )
 
-// withURL calls f with the URL of the database: DATABASE_URL, or that of the
-// private server, which it holds for so long and starts when needed.
+// withURL calls f with the URL of the database: the one that is named, or that of
+// the private server, which it holds for so long and starts when needed.
 func (a *app) withURL(ctx context.Context, f func(ctx context.Context, url string, private bool) error) (err error) {
-	if url := a.getenv("DATABASE_URL"); url != "" {
+	url, _, err := a.database()
+	if err != nil {
+		return err
+	}
+	if url != "" {
 		return f(ctx, url, false)
 	}
 	home, err := pgserver.Home(a.getenv)
@@ -27,6 +31,19 @@ func (a *app) withURL(ctx context.Context, f func(ctx context.Context, url strin
 	}
 	defer func() { err = errors.Join(err, lease.Release()) }()
 	return f(ctx, lease.URL(), true)
+}
+
+// database is the URL of the database and what names it: DATABASE_URL before the
+// configuration. Both are empty when the private server is to be used.
+func (a *app) database() (url, by string, err error) {
+	if url := a.getenv("DATABASE_URL"); url != "" {
+		return url, "DATABASE_URL", nil
+	}
+	c, err := a.config()
+	if err != nil || c.Database == "" {
+		return "", "", err
+	}
+	return c.Database, c.File, nil
 }
 
 func (a *app) server(home string) pgserver.Options {
@@ -51,8 +68,8 @@ func (a *app) withStore(ctx context.Context, f func(ctx context.Context, st *sto
 
 // atHand reports whether a database can be had without starting or making one.
 func (a *app) atHand() bool {
-	if a.getenv("DATABASE_URL") != "" {
-		return true
+	if url, _, err := a.database(); err != nil || url != "" {
+		return err == nil
 	}
 	home, err := pgserver.Home(a.getenv)
 	if err != nil {

@@ -22,18 +22,23 @@ func (a *app) dbCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "db",
 		Short: "Look after the database",
-		Long: `Look after the database: the PostgreSQL that DATABASE_URL names, or else a private
-server in DHALION_HOME that is started when a command needs it and stopped by the
-last one that uses it.`,
+		Long: `Look after the database: the PostgreSQL that DATABASE_URL or dhalion.yaml names, or
+else a private server in DHALION_HOME that is started when a command needs it and
+stopped by the last one that uses it.`,
 		Example: "  dhalion db status\n  dhalion db start",
 	}, a.dbStart(), a.dbStop(), a.dbStatus(), a.dbPsql(), a.dbURL(), a.dbMigrate(), a.dbBackup(), a.dbRestore(), a.dbCompact(), a.dbRetain())
 }
 
-// private is the home of the private server, or an error when DATABASE_URL names
-// another: that is not ours to start or stop.
+// private is the home of the private server, or an error when another is named:
+// that is not ours to start or stop.
 func (a *app) private(verb string) (string, error) {
-	if a.getenv("DATABASE_URL") != "" {
+	switch url, by, err := a.database(); {
+	case err != nil:
+		return "", err
+	case url != "" && by == "DATABASE_URL":
 		return "", hinted(fmt.Errorf("db %s: DATABASE_URL is set, and its server is not dhalion's to %s", verb, verb), "unset DATABASE_URL to use the private server")
+	case url != "":
+		return "", hinted(fmt.Errorf("db %s: %s names a database, and its server is not dhalion's to %s", verb, by, verb), "without the key database in %s the private server is used", by)
 	}
 	return pgserver.Home(a.getenv)
 }
@@ -144,15 +149,19 @@ type databaseState struct {
 	Socket  string `json:"socket,omitempty"`
 	Log     string `json:"log,omitempty"`
 	Address string `json:"address,omitempty"`
-	Schema  *int64 `json:"schema"` // null: not asked, because it does not run
+	From    string `json:"from,omitempty"` // what names the URL: DATABASE_URL or a file
+	Schema  *int64 `json:"schema"`         // null: not asked, because it does not run
 	Program int64  `json:"schema_of_program,omitempty"`
 }
 
 func (a *app) dbState(ctx context.Context) error {
 	state := databaseState{Kind: "url"}
-	ask := a.getenv("DATABASE_URL")
+	ask, by, err := a.database()
+	if err != nil {
+		return err
+	}
 	if ask != "" {
-		state.Address, state.Running = redacted(ask), true
+		state.Address, state.From, state.Running = redacted(ask), by, true
 	} else {
 		home, err := pgserver.Home(a.getenv)
 		if err != nil {
@@ -180,7 +189,7 @@ func (a *app) dbState(ctx context.Context) error {
 	}
 	t := &table{head: []string{"", ""}, wide: 1}
 	if state.Kind == "url" {
-		t.add("database", "the one that DATABASE_URL names")
+		t.add("database", "the one that "+state.From+" names")
 		t.add("address", state.Address)
 	} else {
 		how := "not running; a command that needs it starts it"
@@ -222,7 +231,8 @@ func redacted(s string) string {
 	if err != nil || u.Scheme == "" {
 		return "(key=value pairs)"
 	}
-	return u.Redacted()
+	bare, _ := splitPassword(s)
+	return bare
 }
 
 func (a *app) dbURL() *cobra.Command {

@@ -161,7 +161,7 @@ again, with the same options, changes nothing.`,
 		formats = append(formats, string(known))
 	}
 	a.complete(c, "format", formats...)
-	c.AddCommand(a.ingestPrometheus(), a.ingestAutoscaler())
+	c.AddCommand(a.ingestFlink(), a.ingestPrometheus(), a.ingestAutoscaler())
 	return c
 }
 

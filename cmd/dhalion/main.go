@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/dhalion-go/dhalion/internal/config"
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
@@ -41,6 +43,8 @@ type app struct {
 	now    func() time.Time
 
 	output  string // of the flag --output: text or json
+	file    string // of the flag --config
+	loaded  *config.Config
 	command string // that was called, with those above it
 	started bool   // its arguments were understood
 }
@@ -70,7 +74,8 @@ func (a *app) root() *cobra.Command {
 and how sure it is, and writes a plan that a person can review like a code change.
 
 A database is where histories and plans are kept: the PostgreSQL that DATABASE_URL
-names, or else a private one in DHALION_HOME that is started when it is needed.
+or dhalion.yaml names, or else a private one in DHALION_HOME that is started when it is
+needed.
 
 Exit codes: 0 done or nothing to do, 1 failure, 2 changes proposed, 3 stale,
 4 not approved, 5 edited, 6 expired, 7 another plan holds the job, 64 usage.`,
@@ -95,6 +100,7 @@ Exit codes: 0 done or nothing to do, 1 failure, 2 changes proposed, 3 stale,
 	root.SetVersionTemplate("dhalion {{.Version}}\n")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "text for people or json for programs")
 	a.complete(root, "output", "text", "json")
+	root.PersistentFlags().StringVar(&a.file, "config", "", "the configuration `FILE` (default: DHALION_CONFIG, ./dhalion.yaml, or that of the XDG directory)")
 	root.AddGroup(
 		&cobra.Group{ID: "history", Title: "Histories:"},
 		&cobra.Group{ID: "judge", Title: "Judging a job:"},
@@ -107,10 +113,10 @@ Exit codes: 0 done or nothing to do, 1 failure, 2 changes proposed, 3 stale,
 			root.AddCommand(c)
 		}
 	}
-	add("history", a.ingestCommand(), a.jobsCommand(), a.historyCommand(), a.exportCommand(), a.forgetCommand(), a.metricsCommand())
+	add("history", a.ingestCommand(), a.recordCommand(), a.jobsCommand(), a.historyCommand(), a.exportCommand(), a.forgetCommand(), a.metricsCommand())
 	add("judge", a.detectCommand(), a.diagnoseCommand(), a.explainCommand(), a.runCommand(), a.policyCommand())
 	add("plan", a.planCommand(), a.showCommand(), a.approveCommand(), a.discardCommand(), a.applyCommand(), a.rollbackCommand(), a.logCommand())
-	add("other", a.dbCommand(), a.versionCommand())
+	add("other", a.doctorCommand(), a.dbCommand(), a.configCommand(), a.versionCommand())
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")
 	return root

@@ -48,12 +48,16 @@ Exits with 0 when there is nothing to do, 2 when at least one plan waits for rev
 			if err := f.check(); err != nil {
 				return err
 			}
-			if a.getenv("DATABASE_URL") == "" {
+			url, _, err := a.database()
+			if err != nil {
+				return err
+			}
+			if url == "" {
 				home, err := pgserver.Home(a.getenv)
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(a.err, "dhalion: warning: this uses the private server in %s; for a schedule, set DATABASE_URL to a server that stays\n", home)
+				fmt.Fprintf(a.err, "dhalion: warning: this uses the private server in %s; for a schedule, set DATABASE_URL, or database in dhalion.yaml, to a server that stays\n", home)
 			}
 			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
 				jobs, err := runJobs(ctx, st, only)

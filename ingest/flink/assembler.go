@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/internal/engine/flink"
@@ -119,15 +117,27 @@ func (a *Assembler) Flush() (result Result, done bool, err error) {
 // current says which run each job has at this poll, of the runs whose
 // /jobs/:id was answered, and adds jobs that are new.
 func (a *Assembler) current(p *poll) (map[dhalion.JobID]string, error) {
-	alive := map[string][]string{}
-	for _, id := range sorted(p.details) {
-		if d := p.details[id].value; !flink.Terminal(d.State) {
-			alive[jobName(d, id)] = append(alive[jobName(d, id)], id)
+	// By the overview too: which of two twins was answered about must not decide
+	// what they are called.
+	alive := map[string]map[string]bool{}
+	lives := func(id, name, state string) {
+		if id == "" || flink.Terminal(state) || state == flink.Canceling {
+			return
 		}
+		if alive[name] == nil {
+			alive[name] = map[string]bool{}
+		}
+		alive[name][id] = true
+	}
+	for id, s := range p.overview {
+		lives(id, flink.Name(s.Name, flink.First8(id)), s.State)
+	}
+	for id, d := range p.details {
+		lives(id, jobName(d.value, id), d.value.State)
 	}
 	for _, ids := range alive {
 		if len(ids) > 1 {
-			for _, id := range ids {
+			for id := range ids {
 				a.twins[id] = true
 			}
 		}
@@ -137,7 +147,7 @@ func (a *Assembler) current(p *poll) (map[dhalion.JobID]string, error) {
 		d := p.details[id].value
 		name := jobName(d, id)
 		if a.twins[id] {
-			name += " [" + first8(id) + "]"
+			name += " [" + flink.First8(id) + "]"
 		}
 		if a.rename != "" {
 			if a.named != "" && a.named != name {
@@ -168,35 +178,7 @@ func newer(d, other flink.Job) bool {
 	return x > y || x == y && d.ID > other.ID
 }
 
-func jobName(d flink.Job, id string) string { return clean(d.Name, first8(id)) }
-
-// first8 is the beginning of an id of Flink's, 32 hexadecimal digits.
-func first8(id string) string {
-	return oneLine(id[:min(8, len(id))])
-}
-
-// maxName is the longest name, in bytes, that the store takes, less room for
-// what tells two of one name apart.
-const maxName = 1000
-
-// clean makes a name of Flink's fit to be one of ours: trimmed, on one line. Of
-// a longer one, as SQL makes them, the beginning and the id stay.
-func clean(name, id string) string {
-	name = cmp.Or(oneLine(name), oneLine(id), "?")
-	if len(name) > maxName {
-		name = oneLine(name[:maxName]) + " [" + first8(id) + "]"
-	}
-	return name
-}
-
-func oneLine(name string) string {
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(name, "")))
-}
+func jobName(d flink.Job, id string) string { return flink.Name(d.Name, flink.First8(id)) }
 
 func sorted[K cmp.Ordered, V any](m map[K]V) []K {
 	keys := make([]K, 0, len(m))

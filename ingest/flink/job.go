@@ -48,6 +48,8 @@ type job struct {
 	byOperator  bool // since the newest topology
 	byEngine    bool // likewise: an outage
 	intervalCfg float64
+	asked       bool // for intervalCfg, answered or not
+	workers     map[string]workerTimes
 }
 
 // outage is one that was counted: it began in (from, to], by Flink's clock. seen tells that the
@@ -79,8 +81,8 @@ type run struct {
 	settled  time.Time // poll at which the newest end of an execution was decided
 	shape    map[string]int
 	graph    graph
-	subtasks map[string]map[int]place // attempts, by vertex
-	seen     map[string]*reading
+	subtasks map[string]map[int]place    // attempts, by vertex
+	seen     map[string]map[int]*reading // the newest that brought news, by vertex and subtask
 }
 
 // place is which execution of a subtask was seen, where and when.
@@ -102,11 +104,11 @@ type graph struct {
 }
 
 func newJob(id dhalion.JobID, runID string, twin bool) *job {
-	return &job{id: id, twin: twin, run: newRun(runID), laid: map[dhalion.Target]int{}, intervalCfg: math.NaN()}
+	return &job{id: id, twin: twin, run: newRun(runID), laid: map[dhalion.Target]int{}, workers: map[string]workerTimes{}, intervalCfg: math.NaN()}
 }
 
 func newRun(id string) *run {
-	return &run{id: id, subtasks: map[string]map[int]place{}, seen: map[string]*reading{}}
+	return &run{id: id, subtasks: map[string]map[int]place{}, seen: map[string]map[int]*reading{}}
 }
 
 // evaluation is one job at one poll.
@@ -175,22 +177,19 @@ func (e *evaluation) readGraph() {
 	if !e.hasRun {
 		return
 	}
-	g := graph{name: map[string]string{}, up: map[string][]string{}, down: map[string]bool{}, byVertexName: map[string]string{}}
-	uses := map[string]int{}
+	g := graph{name: flink.ComponentNames(e.detail.Vertices), up: map[string][]string{}, down: map[string]bool{}, byVertexName: map[string]string{}}
+	uses, seen := map[string]int{}, map[string]bool{}
 	for _, v := range e.detail.Vertices {
-		if _, twice := g.name[v.ID]; v.ID == "" || twice {
+		if v.ID == "" || seen[v.ID] {
 			continue
 		}
+		seen[v.ID] = true
 		g.order = append(g.order, v.ID)
-		g.name[v.ID] = clean(v.Name, v.ID)
-		uses[g.name[v.ID]]++
+		uses[flink.Name(v.Name, v.ID)]++
 	}
-	for _, id := range g.order {
-		plain := g.name[id]
-		if uses[plain] > 1 {
-			g.name[id] = plain + " [" + first8(id) + "]"
-		} else {
-			g.byVertexName[plain] = plain
+	for name, n := range uses {
+		if n == 1 {
+			g.byVertexName[name] = name
 		}
 	}
 	plan := e.detail.Plan
@@ -205,7 +204,10 @@ func (e *evaluation) readGraph() {
 		g.known = true
 		for _, in := range n.Inputs {
 			from, to := g.name[in.ID], g.name[n.ID]
-			edge := dhalion.Edge{From: from, To: to, Ship: strings.ToLower(oneLine(in.Ship))}
+			edge := dhalion.Edge{From: from, To: to}
+			if in.Ship != "" {
+				edge.Ship = strings.ToLower(flink.Name(in.Ship, ""))
+			}
 			if from == "" || to == "" || slices.Contains(g.edges, edge) {
 				continue
 			}
@@ -286,7 +288,7 @@ func workerName(id string) string {
 	if id == "" {
 		return ""
 	}
-	return clean(id, id)
+	return flink.Name(id, id)
 }
 
 // judgeExecution finds out whether the job was restarted since the last poll, and
@@ -445,7 +447,7 @@ func later(a, b time.Time) time.Time {
 // not by the will of whoever cancelled it or because it is done.
 func isDown(state string) bool {
 	switch state {
-	case flink.Running, flink.Finished, flink.Canceled, "CANCELLING", "":
+	case flink.Running, flink.Finished, flink.Canceled, flink.Canceling, "":
 		return false
 	}
 	return true
@@ -581,7 +583,7 @@ func (e *evaluation) blame(x flink.Exception) {
 	j := e.job
 	var targets []dhalion.Target
 	if name := x.Vertex(); name != "" {
-		if component, ok := j.run.graph.byVertexName[clean(name, "")]; ok {
+		if component, ok := j.run.graph.byVertexName[flink.Name(name, "")]; ok {
 			targets = append(targets, dhalion.ComponentTarget(j.id, component))
 		}
 	}

@@ -21,13 +21,16 @@ const (
 
 // Mapping lists every metric that this package gives, by kind of target, then
 // name. A difference is between two answers of one kind within one attempt of a
-// subtask, over the answers' own times, while every subtask of the job ran at
-// both; what is missing, incomplete or "NaN" is unknown.
+// subtask, while every subtask of the job ran at both. It is divided by what
+// busy, backpressured and idle time grew by together, which is the subtask's own
+// clock; without them by the time between the answers. What is missing,
+// incomplete or "NaN" is unknown, and so is all of an answer that repeats the
+// last one: Flink answers from a cache.
 func Mapping() []MetricMapping {
 	return []MetricMapping{
 		{dhalion.CheckpointFailuresInARow, dhalion.KindJob, ckpt + "history", false, "FAILED ones triggered after the newest COMPLETED, savepoints left out"},
 		{dhalion.CheckpointFailures, dhalion.KindJob, ckpt + "counts.failed", false, ""},
-		{dhalion.CheckpointInterval, dhalion.KindJob, "/jobs/:id/checkpoints/config: interval; else " + ckpt + "history", true, "without the config the median difference of trigger times"},
+		{dhalion.CheckpointInterval, dhalion.KindJob, "/jobs/:id/checkpoints/config: interval; else " + ckpt + "history", true, "where the config was never asked for, the median difference of trigger times"},
 		{dhalion.CheckpointSeconds, dhalion.KindJob, ckpt + "latest.completed.end_to_end_duration", false, ""},
 		{dhalion.CheckpointsCompleted, dhalion.KindJob, ckpt + "counts.completed", false, ""},
 		{dhalion.Restarts, dhalion.KindJob, "/jobs/:id: state, timestamps.RUNNING; subtasks' attempt, start-time; /jobs/:id/exceptions", true, "outages since the first poll; a rescale or a new run is none; less than 10 s apart are one"},
@@ -50,7 +53,7 @@ func Mapping() []MetricMapping {
 		{dhalion.TrueRecordsIn, dhalion.KindInstance, subtasks + "read-records, accumulated-busy-time", true, "records over busy time; unknown below 1 % busy"},
 		{dhalion.TrueRecordsOut, dhalion.KindInstance, subtasks + "write-records, accumulated-busy-time", true, "records over busy time; unknown below 1 % busy"},
 		{dhalion.CPU, dhalion.KindWorker, worker + "Status.JVM.CPU.Load", false, ""},
-		{dhalion.GC, dhalion.KindWorker, worker + "Status.JVM.GarbageCollector.All.TimeMsPerSecond", false, "over 1000"},
+		{dhalion.GC, dhalion.KindWorker, worker + "Status.JVM.GarbageCollector.All.Time", false, "difference over the time between; else All.TimeMsPerSecond/1000 (a 60 s mean)"},
 		{dhalion.HeapMax, dhalion.KindWorker, worker + "Status.JVM.Memory.Heap.Max", false, ""},
 		{dhalion.HeapUsed, dhalion.KindWorker, worker + "Status.JVM.Memory.Heap.Used", false, ""},
 		{dhalion.Restarts, dhalion.KindWorker, "/jobs/:id/exceptions: taskManagerId, endpoint", true, "outages laid on the worker, from the first such on"},

@@ -34,6 +34,7 @@ type poll struct {
 	gauges      map[vertexKey]map[string]timed[flink.Number] // by the metric's id
 	checkpoints map[string]timed[flink.Checkpoints]
 	intervals   map[string]timed[flink.Number]
+	configs     map[string]bool // runs whose checkpoint interval was asked for, answered or not
 	exceptions  map[string]timed[flink.Exceptions]
 	requests    map[string]timed[flink.Requirements]
 	workers     map[string]map[string]timed[flink.Number]
@@ -51,6 +52,7 @@ func newPoll(at time.Time) *poll {
 		gauges:      map[vertexKey]map[string]timed[flink.Number]{},
 		checkpoints: map[string]timed[flink.Checkpoints]{},
 		intervals:   map[string]timed[flink.Number]{},
+		configs:     map[string]bool{},
 		exceptions:  map[string]timed[flink.Exceptions]{},
 		requests:    map[string]timed[flink.Requirements]{},
 		workers:     map[string]map[string]timed[flink.Number]{},
@@ -63,6 +65,9 @@ func (p *poll) add(a flink.Answer) error {
 	r := a.Resource()
 	if r.Kind == flink.KindOther {
 		return nil
+	}
+	if r.Kind == flink.KindCheckpointConfig {
+		p.configs[r.Job] = true
 	}
 	if !a.OK() {
 		p.unanswered++
@@ -83,11 +88,11 @@ func (p *poll) add(a flink.Answer) error {
 			p.overview[s.ID] = s
 		}
 	case r.Kind == flink.KindJob:
-		err = decode(p.details, r.Job, a.Time, a.Body, same[flink.Job])
+		err = decode(p.details, r.Job, a.Time, a.Body, func(v flink.Job) (flink.Job, error) { return v, isAbout(v.ID, r.Job) })
 	case r.Kind == flink.KindPlan:
-		err = decode(p.plans, r.Job, a.Time, a.Body, func(v flink.PlanAnswer) flink.Plan { return v.Plan })
+		err = decode(p.plans, r.Job, a.Time, a.Body, func(v flink.PlanAnswer) (flink.Plan, error) { return v.Plan, nil })
 	case r.Kind == flink.KindVertex:
-		err = decode(p.vertices, vertexKey{r.Job, r.Vertex}, a.Time, a.Body, same[flink.VertexDetail])
+		err = decode(p.vertices, vertexKey{r.Job, r.Vertex}, a.Time, a.Body, func(v flink.VertexDetail) (flink.VertexDetail, error) { return v, isAbout(v.ID, r.Vertex) })
 	case r.Kind == flink.KindVertexMetrics:
 		err = addGauges(p.gauges, vertexKey{r.Job, r.Vertex}, a, func(id string) bool {
 			_, name, ok := flink.Metric{ID: id}.Subtask()
@@ -96,7 +101,7 @@ func (p *poll) add(a flink.Answer) error {
 	case r.Kind == flink.KindTaskManagerMetrics:
 		err = addGauges(p.workers, r.TaskManager, a, func(id string) bool {
 			switch id {
-			case cpuLoad, heapUsed, heapMax, gcTime:
+			case cpuLoad, cpuTime, heapUsed, heapMax, gcTime, gcCount:
 				return true
 			}
 			return false
@@ -104,7 +109,7 @@ func (p *poll) add(a flink.Answer) error {
 	case r.Kind == flink.KindCheckpoints:
 		err = decode(p.checkpoints, r.Job, a.Time, a.Body, same[flink.Checkpoints])
 	case r.Kind == flink.KindCheckpointConfig:
-		err = decode(p.intervals, r.Job, a.Time, a.Body, func(v flink.CheckpointConfig) flink.Number { return v.Interval })
+		err = decode(p.intervals, r.Job, a.Time, a.Body, func(v flink.CheckpointConfig) (flink.Number, error) { return v.Interval, nil })
 	case r.Kind == flink.KindExceptions:
 		err = decode(p.exceptions, r.Job, a.Time, a.Body, same[flink.Exceptions])
 	}
@@ -114,10 +119,19 @@ func (p *poll) add(a flink.Answer) error {
 	return nil
 }
 
-func same[T any](v T) T { return v }
+func same[T any](v T) (T, error) { return v, nil }
+
+// isAbout refuses an answer that does not name what was asked about: whatever
+// sent it, Flink names it.
+func isAbout(id, asked string) error {
+	if id != asked {
+		return errors.New("it is about something else")
+	}
+	return nil
+}
 
 // decode puts a body under key, unless a later answer is already there.
-func decode[K comparable, B, T any](into map[K]timed[T], key K, at time.Time, body []byte, pick func(B) T) error {
+func decode[K comparable, B, T any](into map[K]timed[T], key K, at time.Time, body []byte, pick func(B) (T, error)) error {
 	if len(body) == 0 {
 		return errors.New("no body")
 	}
@@ -128,7 +142,11 @@ func decode[K comparable, B, T any](into map[K]timed[T], key K, at time.Time, bo
 	if err != nil {
 		return err
 	}
-	into[key] = timed[T]{pick(v), at}
+	picked, err := pick(v)
+	if err != nil {
+		return err
+	}
+	into[key] = timed[T]{picked, at}
 	return nil
 }
 
@@ -155,9 +173,11 @@ func addGauges[K comparable](into map[K]map[string]timed[flink.Number], key K, a
 // The names of what is read of a TaskManager.
 const (
 	cpuLoad  = "Status.JVM.CPU.Load"
+	cpuTime  = "Status.JVM.CPU.Time" // ns
 	heapUsed = "Status.JVM.Memory.Heap.Used"
 	heapMax  = "Status.JVM.Memory.Heap.Max"
 	gcTime   = "Status.JVM.GarbageCollector.All.TimeMsPerSecond"
+	gcCount  = "Status.JVM.GarbageCollector.All.Time" // ms, since the process began
 )
 
 // gauge is what is read of a subtask's metrics at one poll.

@@ -40,6 +40,15 @@ func NewRecording(name string, r io.Reader, opts Options) ingest.Source {
 				}
 				to.Skip(row)
 				continue
+			case errors.Is(err, io.ErrUnexpectedEOF):
+				// A compressed recording of which the end is missing: what came before
+				// is as good as it ever was.
+				row := ingest.RowError{File: name, Line: in.Line(), Reason: "the file was cut off here"}
+				if bad++; bad > opts.SkipBad {
+					return row
+				}
+				to.Skip(row)
+				err = io.EOF
 			case err != nil && err != io.EOF:
 				return ingest.RowError{File: name, Line: in.Line(), Reason: err.Error()}
 			}
@@ -57,7 +66,7 @@ func NewRecording(name string, r io.Reader, opts Options) ingest.Source {
 			if done {
 				polls++
 				if err := hand(result, to); err != nil {
-					return fmt.Errorf("%s: poll of %s: %w", name, result.At.Format("2006-01-02T15:04:05.000Z"), err)
+					return fmt.Errorf("%s: %w", name, err)
 				}
 			}
 			if in == nil {
@@ -71,19 +80,40 @@ func NewRecording(name string, r io.Reader, opts Options) ingest.Source {
 	})
 }
 
+// Poll takes the answers of one whole poll, as a flink.Poller gives them. The
+// result is what a recording of them would give.
+func (a *Assembler) Poll(answers []flink.Answer) (Result, error) {
+	for _, answer := range answers {
+		if _, _, err := a.Answer(answer); err != nil {
+			a.poll = nil
+			return Result{}, err
+		}
+	}
+	result, _, err := a.Flush()
+	return result, err
+}
+
+// Source is the result as a history of its own.
+func (r Result) Source() ingest.Source {
+	return ingest.SourceFunc(func(_ context.Context, to *ingest.Collector) error { return hand(r, to) })
+}
+
 // hand gives a poll's result to the collector.
 func hand(r Result, to *ingest.Collector) error {
+	fail := func(what string, err error) error {
+		return fmt.Errorf("poll of %s: %s: %w", r.At.Format("2006-01-02T15:04:05.000Z"), what, err)
+	}
 	for _, kind := range sorted(r.Repairs) {
 		to.Repaired(kind, r.Repairs[kind])
 	}
 	for _, m := range r.Measurements {
 		if err := to.Add(m); err != nil {
-			return fmt.Errorf("%s of %s: %w", m.Metric, m.Target, err)
+			return fail(fmt.Sprintf("%s of %s", m.Metric, m.Target), err)
 		}
 	}
 	for _, t := range r.Topologies {
 		if err := to.Topology(t.Job, t.Topology); err != nil {
-			return fmt.Errorf("topology of %s: %w", t.Job, err)
+			return fail(fmt.Sprintf("topology of %s", t.Job), err)
 		}
 	}
 	return nil

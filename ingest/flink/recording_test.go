@@ -105,7 +105,7 @@ func same64(a, b []float64) bool {
 	return slices.EqualFunc(a, b, func(x, y float64) bool { return near(x, y) || x != x && y != y })
 }
 
-func TestRatesAreDifferencesOfAnswersOverTheirOwnTimes(t *testing.T) {
+func TestRatesAreDifferencesOverTheSubtasksOwnClock(t *testing.T) {
 	all := assemble(t, Options{}, unpacked(t, "slow_instance"))
 	if len(all) != 4 {
 		t.Fatalf("%d polls, want 4", len(all))
@@ -118,23 +118,24 @@ func TestRatesAreDifferencesOfAnswersOverTheirOwnTimes(t *testing.T) {
 		want   float64
 	}{
 		// Polls 08:40:02.312 and 08:40:07.310. counter[3] has read 809,888 and
-		// 811,438 records by 802.329 and 807.358 s of its own clock: 1,550 in 5.029 s.
-		{slow, dhalion.RecordsIn, 1550 / 5.029},
-		{slow, dhalion.RecordsOut, 1550 / 5.029}, // 809,887 and 811,437
-		// Busy 885,447 and 891,774 ms, the other two times stand still.
+		// 811,438 records. The answers are 5.029 s apart, but it was busy, and
+		// nothing else, for 6.327 s between the readings that they were made of:
+		// 885,447 and 891,774 ms. 308 records/s at 4.5 ms a record cannot be.
+		{slow, dhalion.RecordsIn, 1550 / 6.327},
+		{slow, dhalion.RecordsOut, 1550 / 6.327}, // 809,887 and 811,437
 		{slow, dhalion.Busy, 1},
 		{slow, dhalion.Backpressured, 0},
 		{slow, dhalion.Idle, 0},
 		{slow, dhalion.TrueRecordsIn, 1550 / 6.327},
-		// source[0] has written 839,418 and 840,788 by 802.316 and 807.318 s.
-		{source, dhalion.RecordsOut, 1370 / 5.002},
-		// Busy +85, backpressured +4,923, idle +0 ms.
+		// source[0] has written 839,418 and 840,788: busy +85, backpressured +4,923,
+		// idle +0 ms.
+		{source, dhalion.RecordsOut, 1370 / 5.008},
 		{source, dhalion.Busy, 85.0 / 5008},
 		{source, dhalion.Backpressured, 4923.0 / 5008},
 		{source, dhalion.TrueRecordsOut, 1370 / .085},
 		{source, dhalion.Lag, 19621},
-		// 18,372 records were pending at 02.323 and 19,621 at 07.321.
-		{source, dhalion.OfferedRecords, 1370/5.002 + 1249/4.998},
+		// 18,372 records were pending, then 19,621.
+		{source, dhalion.OfferedRecords, (1370 + 1249) / 5.008},
 	} {
 		if got := values(all, c.target, c.metric)[1]; !near(got, c.want) {
 			t.Errorf("%s of %s is %v, want %v", c.metric, c.target, got, c.want)

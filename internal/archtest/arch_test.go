@@ -18,7 +18,7 @@ const module = "github.com/dhalion-go/dhalion"
 // none of its own. A trailing /… stands for all packages below.
 var steps = [][]string{
 	{""},
-	{"ingest/segment", "plan/policy", "plan/planfile", "models", "internal/twin", "internal/engine/…"},
+	{"ingest/segment", "plan/policy", "plan/planfile", "models", "internal/twin", "internal/engine/…", "internal/config"},
 	{"ingest", "features"},
 	{"detect"},
 	{"diagnose", "plan", "apply"},

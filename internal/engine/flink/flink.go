@@ -141,14 +141,15 @@ type Job struct {
 	Plan       Plan              `json:"plan"`
 }
 
-// The states of a job that end a run for good, and RUNNING. The others (CREATED,
-// INITIALIZING, RESTARTING, FAILING, CANCELLING, RECONCILING, SUSPENDED) are on
-// the way from or to it.
+// The states of a job that end a run for good, RUNNING, and the way to CANCELED.
+// The others (CREATED, INITIALIZING, RESTARTING, FAILING, RECONCILING, SUSPENDED)
+// are on the way from or to RUNNING.
 const (
-	Running  = "RUNNING"
-	Finished = "FINISHED"
-	Canceled = "CANCELED"
-	Failed   = "FAILED"
+	Running   = "RUNNING"
+	Finished  = "FINISHED"
+	Canceled  = "CANCELED"
+	Canceling = "CANCELLING"
+	Failed    = "FAILED"
 )
 
 // Terminal reports whether a run in this state will not run again.

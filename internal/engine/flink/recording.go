@@ -130,3 +130,29 @@ func (r *Reader) parse(line []byte) (Answer, error) {
 		Body: in.Body, Request: in.Request, Error: in.Error,
 	}, nil
 }
+
+// WriteAnswer writes an answer as one line of a recording, which NewReader reads.
+// Its body must be one JSON value, as a Client's is.
+func WriteAnswer(w io.Writer, a Answer) error {
+	var line bytes.Buffer
+	enc := json.NewEncoder(&line)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(struct {
+		Time    string          `json:"time"`
+		Engine  string          `json:"engine"`
+		Method  string          `json:"method"`
+		Path    string          `json:"path"`
+		Status  int             `json:"status"`
+		Request json.RawMessage `json:"request,omitempty"`
+		Error   string          `json:"error,omitempty"`
+		Body    json.RawMessage `json:"body,omitempty"`
+	}{a.Time.UTC().Format("2006-01-02T15:04:05.000000Z07:00"), "flink", a.Method, a.Path, a.Status, a.Request, a.Error, a.Body})
+	if err == nil && line.Len() > MaxLine {
+		err = fmt.Errorf("it has more than %d bytes", MaxLine)
+	}
+	if err != nil {
+		return fmt.Errorf("flink: write answer to %s %s: %w", a.Method, cut(a.Path, 100), err)
+	}
+	_, err = w.Write(line.Bytes())
+	return err
+}

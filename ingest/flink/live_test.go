@@ -1,0 +1,278 @@
+package flink_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dhalion-go/dhalion"
+	base "github.com/dhalion-go/dhalion/ingest"
+	ingest "github.com/dhalion-go/dhalion/ingest/flink"
+	"github.com/dhalion-go/dhalion/internal/engine/flink"
+	"github.com/dhalion-go/dhalion/internal/engine/flink/flinktest"
+)
+
+// live polls a cluster over HTTP by a clock that waiting moves, and gives the
+// answers and the results.
+func live(t *testing.T, c *clock, cluster http.Handler, every time.Duration, polls int, between func(k int)) (answers [][]flink.Answer, results []ingest.Result) {
+	t.Helper()
+	server := httptest.NewServer(cluster)
+	defer server.Close()
+	client, err := flink.NewClient(server.URL, flink.Options{Now: c.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	poller := flink.NewPoller(client, flink.PollOptions{Every: every, Now: c.now, Wait: c.wait})
+	assembler := ingest.NewAssembler(ingest.Options{Engine: "flink"})
+	for k := range polls {
+		between(k)
+		all, err := poller.Poll(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		result, err := assembler.Poll(all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers, results = append(answers, all), append(results, result)
+	}
+	return answers, results
+}
+
+func value(r ingest.Result, target dhalion.Target, m dhalion.Metric) float64 {
+	for _, x := range r.Measurements {
+		if x.Target == target && x.Metric == m {
+			return x.Value
+		}
+	}
+	return math.NaN()
+}
+
+// TestWhatTheCacheRepeatsIsNoNews polls twice as often as Flink renews its
+// metrics: every second poll is answered with what the one before was. What is
+// measured is exact, or not given; it is never 0 and then twice the truth.
+func TestWhatTheCacheRepeatsIsNoNews(t *testing.T) {
+	c := &clock{at: noon}
+	cluster := flinktest.New(c.now, 2)
+	cluster.Refresh, cluster.Fetch = 10*time.Second, 100*time.Millisecond
+	run := cluster.Start("job", orders...)
+	job := dhalion.NewJobID("flink", "job")
+	_, results := live(t, c, cluster, 5*time.Second, 41, func(int) {})
+	rates := func(vertex string) flinktest.Rates { return flinktest.RatesOf(run, flinktest.ID("job", vertex), 0) }
+	enrich, source := dhalion.InstanceTarget(job, "enrich", 0), dhalion.InstanceTarget(job, "Source: orders", 0)
+	in, out, queue := rates("enrich"), rates("Source: orders"), flinktest.Queue(run, flinktest.ID("job", "enrich"), 0)
+	for _, x := range []struct {
+		target dhalion.Target
+		metric dhalion.Metric
+		want   float64
+		least  int // of the 40 polls that can have it
+	}{
+		{enrich, dhalion.RecordsIn, float64(in.In), 19},
+		{enrich, dhalion.Busy, float64(in.Busy) / 1e3, 19},
+		{enrich, dhalion.InputQueueBuffers, float64(queue), 20},
+		{source, dhalion.RecordsOut, float64(out.Out), 19},
+		{source, dhalion.OfferedRecords, float64(out.Out + out.Pending), 18},
+		{dhalion.WorkerTarget(job, "tm-2"), dhalion.GC, .003, 18},
+	} {
+		given := 0
+		for k, r := range results {
+			got := value(r, x.target, x.metric)
+			if math.IsNaN(got) {
+				continue
+			}
+			given++
+			// Counters are whole numbers: over 10 s a rate is .1 off, at most.
+			if math.Abs(got-x.want) > .11 {
+				t.Errorf("poll %d: %s of %s is %v, want %v", k, x.metric, x.target, got, x.want)
+			}
+		}
+		if given < x.least || given > 22 {
+			t.Errorf("%s of %s is given %d times, want at least %d", x.metric, x.target, given, x.least)
+		}
+	}
+}
+
+// TestTwinsHaveTheirNamesWhicheverIsAnsweredAbout: two runs of one name are told
+// apart from the first poll that lists them both.
+func TestTwinsHaveTheirNamesWhicheverIsAnsweredAbout(t *testing.T) {
+	c := &clock{at: noon}
+	cluster := flinktest.New(c.now, 2)
+	one, two := cluster.Start("job", orders...), cluster.Start("job", orders...)
+	k := 0
+	spoiled := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if k < 3 && strings.HasPrefix(r.URL.Path, "/jobs/"+one) {
+			http.NotFound(w, r)
+			return
+		}
+		cluster.ServeHTTP(w, r)
+	})
+	_, results := live(t, c, spoiled, 5*time.Second, 6, func(now int) { k = now })
+	for k, r := range results {
+		var jobs []string
+		for _, m := range r.Measurements {
+			jobs = append(jobs, string(m.Target.Job))
+		}
+		slices.Sort(jobs)
+		want := []string{"flink/job [" + two[:8] + "]"}
+		if k >= 3 {
+			want = append(want, "flink/job ["+one[:8]+"]")
+		}
+		slices.Sort(want)
+		if got := slices.Compact(jobs); !slices.Equal(got, want) {
+			t.Errorf("poll %d: jobs %q, want %q", k, got, want)
+		}
+	}
+}
+
+// TestARunThatIsCancelledBesideANewOneIsNoTwin: the newest that runs is the job.
+func TestARunThatIsCancelledBesideANewOneIsNoTwin(t *testing.T) {
+	c := &clock{at: noon}
+	cluster := flinktest.New(c.now, 2)
+	old := cluster.Start("job", orders...)
+	_, results := live(t, c, cluster, 5*time.Second, 6, func(k int) {
+		switch k {
+		case 2:
+			cluster.SetState(old, "CANCELLING")
+			cluster.Start("job", orders...)
+		case 3:
+			cluster.SetState(old, "CANCELED")
+		}
+	})
+	target := dhalion.JobTarget(dhalion.NewJobID("flink", "job"))
+	for k, r := range results {
+		if got := value(r, target, dhalion.Restarts); got != 0 {
+			t.Errorf("poll %d: %v restarts", k, got)
+		}
+		if got := value(r, target, dhalion.Running); got != 1 {
+			t.Errorf("poll %d: %v of it runs", k, got)
+		}
+		for _, m := range r.Measurements {
+			if m.Target.Job != target.Job {
+				t.Fatalf("poll %d: %s", k, m.Target)
+			}
+		}
+	}
+}
+
+// TestWhereTheIntervalWasAskedForItIsNotGuessed: an answer that did not come is
+// no reason for an estimate from the history of checkpoints.
+func TestWhereTheIntervalWasAskedForItIsNotGuessed(t *testing.T) {
+	c := &clock{at: noon}
+	cluster := flinktest.New(c.now, 2)
+	cluster.Start("job", orders...)
+	target := dhalion.JobTarget(dhalion.NewJobID("flink", "job"))
+	spoiled := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/checkpoints/config") {
+			http.NotFound(w, r)
+			return
+		}
+		cluster.ServeHTTP(w, r)
+	})
+	for _, x := range []struct {
+		server http.Handler
+		want   int
+	}{{spoiled, 0}, {cluster, 2}} {
+		_, results := live(t, c, x.server, 10*time.Second, 5, func(int) {})
+		given, counted := 0, 0
+		for _, r := range results {
+			if !math.IsNaN(value(r, target, dhalion.CheckpointInterval)) {
+				given++
+			}
+			if !math.IsNaN(value(r, target, dhalion.CheckpointsCompleted)) {
+				counted++
+			}
+		}
+		if counted < 2 || given != min(counted, x.want) {
+			t.Errorf("the interval is given %d times, want %d; checkpoints are counted %d times", given, x.want, counted)
+		}
+	}
+}
+
+// TestARecordingThatWasCutOffIsReadUpToThere, where that is allowed.
+func TestARecordingThatWasCutOffIsReadUpToThere(t *testing.T) {
+	c := &clock{at: noon}
+	cluster := flinktest.New(c.now, 2)
+	cluster.Start("job", orders...)
+	answers, _ := live(t, c, cluster, 5*time.Second, 4, func(int) {})
+	var file bytes.Buffer
+	lines := 0
+	for _, poll := range answers {
+		z := gzip.NewWriter(&file)
+		for _, a := range poll {
+			if err := flink.WriteAnswer(z, a); err != nil {
+				t.Fatal(err)
+			}
+			lines++
+		}
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(cut, skip int) (base.Report, error) {
+		z, err := gzip.NewReader(bytes.NewReader(file.Bytes()[:file.Len()-cut]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := base.Out{
+			Segment:  func(context.Context, dhalion.Segment) error { return nil },
+			Topology: func(context.Context, dhalion.JobID, dhalion.Topology) error { return nil },
+		}
+		return base.Collect(context.Background(), out, base.Options{}, ingest.NewRecording("x.gz", z, ingest.Options{SkipBad: skip}))
+	}
+	whole, err := read(0, 0)
+	if err != nil || whole.Values == 0 {
+		t.Fatalf("%+v, %v", whole, err)
+	}
+	var row base.RowError
+	if _, err := read(20, 0); !errors.As(err, &row) || !strings.Contains(err.Error(), "the file was cut off here") || row.Line < lines/2 {
+		t.Errorf("without --skip-bad: %v", err)
+	}
+	part, err := read(20, 2) // the cut, and the line that it cut
+	if err != nil || part.Values == 0 || part.Values >= whole.Values || len(part.Skipped) == 0 {
+		t.Errorf("with --skip-bad: %d of %d values, %v, %v", part.Values, whole.Values, part.Skipped, err)
+	}
+}
+
+// BenchmarkLivePollOf500Subtasks is a poll with what is made of it.
+func BenchmarkLivePollOf500Subtasks(b *testing.B) {
+	c := &clock{at: noon}
+	cluster := flinktest.New(c.now, 50)
+	vertices := []flinktest.Vertex{{Name: "Source: a", Parallelism: 50}}
+	for i, n := range []int{100, 150, 120, 80} {
+		vertices = append(vertices, flinktest.Vertex{Name: fmt.Sprint("stage ", i), Parallelism: n, From: []string{vertices[i].Name}})
+	}
+	cluster.Start("wide", vertices...)
+	server := httptest.NewServer(cluster)
+	defer server.Close()
+	client, err := flink.NewClient(server.URL, flink.Options{Now: c.now})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer client.Close()
+	poller := flink.NewPoller(client, flink.PollOptions{Every: 10 * time.Second, Now: c.now, Wait: c.wait})
+	assembler := ingest.NewAssembler(ingest.Options{})
+	values := 0
+	for b.Loop() {
+		answers, err := poller.Poll(context.Background())
+		if err != nil {
+			b.Fatal(err)
+		}
+		result, err := assembler.Poll(answers)
+		if err != nil {
+			b.Fatal(err)
+		}
+		values = len(result.Measurements)
+	}
+	b.ReportMetric(float64(poller.Requests()), "requests/poll")
+	b.ReportMetric(float64(values), "values/poll")
+}
