@@ -10,9 +10,12 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.6.1
 PACKAGES    := ./...
 FUZZTIME    ?= 10m
 RECORDINGS  ?= testdata/recordings testdata/recordings/orders
+LAB         := $(CACHE)/lab
+SEED        ?= 1
+LANES       ?= 3
 DEMO_HOME   ?= $(shell echo $${TMPDIR:-/tmp})/dhalion-demo
 
-.PHONY: help build check fmt vet staticcheck cross test fuzz crash-store bench demo score clean
+.PHONY: help build check fmt vet staticcheck cross test fuzz crash-store bench demo score lab lab-schedule clean
 
 help: ## say what each target does
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +65,14 @@ demo: build ## two recorded incidents of one job: from history to two plans
 
 score: build ## diagnose the labelled recordings in RECORDINGS (default: the bundled ones) and print the score, the paper's beside ours
 	$(GO) run ./lab/score -binary $(BIN) -beside paper $(RECORDINGS)
+
+# Compiled once, so that changes to the source do not meet a recording of two hours.
+lab: build lab-schedule ## record what is missing of the labelled corpus on real Flink clusters, LANES (3) at a time (2 h for all of it)
+	$(GO) build -o $(LAB)/labrun ./lab/run
+	$(LAB)/labrun record --scenarios $(LAB)/schedule --out $(LAB) --corpus lab/corpus --binary $(BIN) --cache $(CACHE) --lanes $(LANES)
+
+lab-schedule: ## draw the corpus's schedule from SEED (1), unless there is one
+	@[ -d $(LAB)/schedule ] || $(GO) run ./lab/run schedule --seed $(SEED) --out $(LAB)/schedule
 
 clean: ## remove what was built; the module cache stays
 	rm -rf bin dist $(CACHE)

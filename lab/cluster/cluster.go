@@ -153,7 +153,12 @@ func (c *Cluster) configure() error {
 		"execution.checkpointing.interval": "10s", "execution.checkpointing.tolerable-failed-checkpoints": "100000",
 		"execution.checkpointing.dir": at("checkpoints"), "state.checkpoints.dir": at("checkpoints"),
 		"execution.checkpointing.savepoint-dir": at("savepoints"), "state.savepoints.dir": at("savepoints"),
-		"heartbeat.interval": "2000", "heartbeat.timeout": "10000",
+		// Its 10 s are too short when several clusters start at once.
+		"pekko.startup-timeout": "60s",
+		"heartbeat.interval":    "2000",
+		// A worker that was killed is missed by two heartbeats that find nobody; one that
+		// waits for a processor while others start is not to be lost.
+		"heartbeat.timeout":     "30000",
 		"restart-strategy.type": "fixed-delay", "restart-strategy": "fixed-delay",
 		"restart-strategy.fixed-delay.attempts": "100000", "restart-strategy.fixed-delay.delay": "1s",
 		"web.upload.dir": filepath.Join(c.config.Dir, "upload"), "io.tmp.dirs": filepath.Join(c.config.Dir, "tmp"),
@@ -236,7 +241,7 @@ func (c *Cluster) AddWorker(id string) error {
 		return fmt.Errorf("cluster: add worker %s: it runs", id)
 	}
 	// What taskmanager.sh would work out.
-	p, err := c.java(id, []string{"-Xmx384m", "-Xms128m", "-XX:MaxDirectMemorySize=256m", "-XX:MaxMetaspaceSize=160m", "-Ddhalion.worker=" + id},
+	p, err := c.java(id, []string{"-Xmx384m", "-Xms384m", "-Xmn32m", "-XX:MaxDirectMemorySize=256m", "-XX:MaxMetaspaceSize=160m", "-Ddhalion.worker=" + id},
 		"org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
 		"taskmanager.resource-id="+id, fmt.Sprintf("taskmanager.numberOfTaskSlots=%d", c.config.Slots), fmt.Sprintf("taskmanager.cpu.cores=%d.0", c.config.Slots),
 		"taskmanager.memory.framework.heap.size=128m", "taskmanager.memory.task.heap.size=256m",

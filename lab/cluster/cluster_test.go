@@ -15,10 +15,17 @@ import (
 // cache is the checkout's: the 300 MB of a Flink are fetched once.
 const cache = "../../.cache"
 
-func TestAWorkerThatIsKilledIsMissedAndItsReplacementIsUsed(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a real cluster takes a minute")
+// needsFlink skips a test only where somebody said so: a Flink that cannot be
+// fetched or started is a failure.
+func needsFlink(t *testing.T) {
+	t.Helper()
+	if os.Getenv("DHALION_LAB") == "off" {
+		t.Skip("DHALION_LAB=off")
 	}
+}
+
+func TestAWorkerThatIsKilledIsMissedAndItsReplacementIsUsed(t *testing.T) {
+	needsFlink(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	flink, err := Fetch(ctx, cache, Default)
@@ -158,10 +165,8 @@ func TestProcessesDieWithTheOneThatStartedThem(t *testing.T) {
 		child(t)
 		return
 	}
-	if testing.Short() {
-		t.Skip("a real JVM takes seconds")
-	}
-	out := filepath.Join(t.TempDir(), "pid")
+	needsFlink(t)
+	out := filepath.Join(t.TempDir(), "pid") // the child's cluster lies beside it
 	p, err := os.StartProcess(os.Args[0], []string{os.Args[0], "-test.run", "^" + t.Name() + "$"}, &os.ProcAttr{
 		Env: append(os.Environ(), "DHALION_LAB_CHILD="+out), Files: []*os.File{nil, os.Stdout, os.Stderr}})
 	if err != nil {
@@ -212,7 +217,7 @@ func child(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Cluster{config: Config{Dir: t.TempDir()}, flink: flink, jars: jars, workers: map[string]*process{}}
+	c := &Cluster{config: Config{Dir: filepath.Dir(os.Getenv("DHALION_LAB_CHILD"))}, flink: flink, jars: jars, workers: map[string]*process{}}
 	if err := c.configure(); err != nil {
 		t.Fatal(err)
 	}

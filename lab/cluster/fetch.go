@@ -36,9 +36,9 @@ type Distribution struct {
 }
 
 // Fetch unpacks a version of Flink into CACHE/flink/VERSION/lib and does nothing
-// when it is there. The package comes from PyPI through pip, and is refused when
-// its hash is not the one that is written down here. Several processes may ask at
-// once.
+// when it is there. The package comes from the folder that DHALION_FLINK_WHEELS
+// names, if it is there, else from PyPI through pip, and is refused when its hash
+// is not the one that is written down here. Several processes may ask at once.
 func Fetch(ctx context.Context, cache, version string) (Distribution, error) {
 	want, ok := hashes[version]
 	if !ok {
@@ -72,36 +72,58 @@ func fetch(ctx context.Context, dir, version, want string) error {
 		return err
 	}
 	defer os.RemoveAll(work)
-	requirement := filepath.Join(work, "requirements.txt")
-	line := fmt.Sprintf("apache-flink-libraries==%s --hash=sha256:%s\n", version, want)
-	if err := os.WriteFile(requirement, []byte(line), 0o644); err != nil {
-		return err
+	file := packageIn(os.Getenv("DHALION_FLINK_WHEELS"), version)
+	if file == "" {
+		if file, err = download(ctx, work, version, want); err != nil {
+			return err
+		}
 	}
-	pip := exec.CommandContext(ctx, "python3", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-		"--require-hashes", "--requirement", requirement, "--dest", work)
-	if out, err := pip.CombinedOutput(); err != nil {
-		return fmt.Errorf("pip download: %w: %s", err, strings.TrimSpace(string(out)))
-	}
-	packages, err := filepath.Glob(filepath.Join(work, "apache*flink*libraries*"))
-	if err != nil || len(packages) != 1 {
-		return fmt.Errorf("pip download left %d packages", len(packages))
-	}
-	if err := checkHash(packages[0], want); err != nil {
+	if err := checkHash(file, want); err != nil {
 		return err
 	}
 	lib := filepath.Join(work, "lib")
 	if err := os.Mkdir(lib, 0o755); err != nil {
 		return err
 	}
-	if strings.HasSuffix(packages[0], ".whl") {
-		err = unzip(packages[0], lib)
+	if strings.HasSuffix(file, ".whl") {
+		err = unzip(file, lib)
 	} else {
-		err = untar(packages[0], lib)
+		err = untar(file, lib)
 	}
 	if err != nil {
 		return err
 	}
 	return os.Rename(lib, filepath.Join(dir, "lib"))
+}
+
+// packageIn is the package of a version in a folder; empty when there is none.
+func packageIn(dir, version string) string {
+	if dir == "" {
+		return ""
+	}
+	for _, name := range []string{"apache_flink_libraries-" + version + "-*.whl", "apache?flink?libraries-" + version + ".tar.gz"} {
+		if found, err := filepath.Glob(filepath.Join(dir, name)); err == nil && len(found) > 0 {
+			return found[0]
+		}
+	}
+	return ""
+}
+
+func download(ctx context.Context, to, version, want string) (file string, err error) {
+	requirement := filepath.Join(to, "requirements.txt")
+	line := fmt.Sprintf("apache-flink-libraries==%s --hash=sha256:%s\n", version, want)
+	if err := os.WriteFile(requirement, []byte(line), 0o644); err != nil {
+		return "", err
+	}
+	pip := exec.CommandContext(ctx, "python3", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+		"--require-hashes", "--requirement", requirement, "--dest", to)
+	if out, err := pip.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("pip download: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	if file = packageIn(to, version); file == "" {
+		return "", fmt.Errorf("pip download left no package of %s", version)
+	}
+	return file, nil
 }
 
 func lock(path string) (unlock func(), err error) {

@@ -12,12 +12,21 @@ import (
 )
 
 // BuildJobs compiles the Java sources of a folder against a Flink and returns the
-// jar, in CACHE/jobs. What is built already is not built again: the jar's name is
-// the digest of its sources and the version.
+// jar, in CACHE/jobs. For a Flink before 2.0 the sources of the folder `old` beside
+// it take the place of those of their name. What is built already is not built
+// again: the jar's name is the digest of its sources and the version.
 func BuildJobs(ctx context.Context, d Distribution, sources, cache string) (jar string, err error) {
 	files, err := filepath.Glob(filepath.Join(sources, "*", "*.java"))
 	if err != nil || len(files) == 0 {
 		return "", fmt.Errorf("cluster: build jobs: no Java sources in %s", sources)
+	}
+	if strings.HasPrefix(d.Version, "1.") {
+		for i, f := range files {
+			old := filepath.Join(filepath.Dir(sources), "old", filepath.Base(filepath.Dir(f)), filepath.Base(f))
+			if _, err := os.Stat(old); err == nil {
+				files[i] = old
+			}
+		}
 	}
 	sum := sha256.New()
 	fmt.Fprintln(sum, d.Version)

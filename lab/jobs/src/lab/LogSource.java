@@ -5,8 +5,7 @@ import java.util.Collections;
 import java.util.List;
 import java.util.Random;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.Executors;
-import java.util.concurrent.ScheduledExecutorService;
+import java.util.concurrent.ScheduledThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 import org.apache.flink.api.connector.source.Boundedness;
 import org.apache.flink.api.connector.source.ReaderOutput;
@@ -61,11 +60,7 @@ final class LogSource implements Source<Tuple2<Long, String>, NumberSequenceSpli
     }
 
     private static final class Reader implements SourceReader<Tuple2<Long, String>, NumberSequenceSplit> {
-        private static final ScheduledExecutorService TIMER = Executors.newSingleThreadScheduledExecutor(r -> {
-            Thread t = new Thread(r, "due");
-            t.setDaemon(true);
-            return t;
-        });
+        private static final ScheduledThreadPoolExecutor TIMER = timer();
         private final Job.Component c;
         private final Knobs knobs;
         private final Cost cost;
@@ -92,7 +87,11 @@ final class LogSource implements Source<Tuple2<Long, String>, NumberSequenceSpli
         }
 
         private double rate() {
-            return c.rate / of * knobs.number("rate", 1) * knobs.number("rate." + c.name, 1);
+            return total() / of;
+        }
+
+        private double total() {
+            return c.rate * knobs.number("rate", 1) * knobs.number("rate." + c.name, 1);
         }
 
         private void due() {
@@ -111,6 +110,18 @@ final class LogSource implements Source<Tuple2<Long, String>, NumberSequenceSpli
             }
         }
 
+        private static ScheduledThreadPoolExecutor timer() {
+            ScheduledThreadPoolExecutor e = new ScheduledThreadPoolExecutor(1, r -> {
+                Thread t = new Thread(r, "due");
+                t.setDaemon(true);
+                return t;
+            });
+            // It is not to outlive the job.
+            e.setKeepAliveTime(10, TimeUnit.SECONDS);
+            e.allowCoreThreadTimeOut(true);
+            return e;
+        }
+
         public void start() {}
 
         public InputStatus pollNext(ReaderOutput<Tuple2<Long, String>> out) {
@@ -125,7 +136,8 @@ final class LogSource implements Source<Tuple2<Long, String>, NumberSequenceSpli
         }
 
         public List<NumberSequenceSplit> snapshotState(long id) {
-            return Collections.singletonList(new NumberSequenceSplit(c.name + index + "-" + id, (long) Math.max(0, pending), System.currentTimeMillis()));
+            String name = String.join("/", c.name, Integer.toString(index), Integer.toString(of), Long.toString(id), cut);
+            return Collections.singletonList(new NumberSequenceSplit(name, (long) Math.max(0, pending), System.currentTimeMillis()));
         }
 
         public CompletableFuture<Void> isAvailable() {
@@ -133,20 +145,26 @@ final class LogSource implements Source<Tuple2<Long, String>, NumberSequenceSpli
             if (pending >= 1) {
                 return CompletableFuture.completedFuture(null);
             }
-            long micros = (long) Math.min(200_000, Math.max(2000, (1 - pending) / Math.max(1e-3, rate()) * 1e6));
+            // Some records at a time: every wake-up costs the machine more than a record.
+            long micros = (long) Math.min(200_000, Math.max(20_000, (1 - pending) / Math.max(1e-3, rate()) * 1e6));
             CompletableFuture<Void> f = new CompletableFuture<>();
             TIMER.schedule(() -> f.complete(null), micros, TimeUnit.MICROSECONDS);
             return f;
         }
 
-        /** What was due at the checkpoint, and what has become due since, at most two minutes of it. */
+        /**
+         * What was due at the checkpoint, and what has become due since, at most two minutes of it: of all the load the
+         * share that the split's reader had, for there may be more readers or fewer now.
+         */
         public void addSplits(List<NumberSequenceSplit> splits) {
             for (NumberSequenceSplit s : splits) {
-                if (s.to() < 1_000_000_000_000L) {
+                String[] name = s.splitId().split("/", 5);
+                if (name.length < 5) {
                     continue; // the enumerator's own, of a new job
                 }
                 double since = Math.max(0, Math.min(120, (System.currentTimeMillis() - s.to()) / 1000.0));
-                pending += s.from() + since * rate();
+                pending += s.from() + since * total() / Integer.parseInt(name[2]);
+                cut = name[4]; // a cut that was asked for meanwhile is still to be made
             }
         }
 

@@ -1,13 +1,11 @@
 package lab;
 
-import org.apache.flink.api.common.functions.OpenContext;
 import org.apache.flink.api.common.state.ValueState;
 import org.apache.flink.api.common.state.ValueStateDescriptor;
 import org.apache.flink.api.common.typeinfo.Types;
-import org.apache.flink.api.connector.sink2.Sink;
 import org.apache.flink.api.connector.sink2.SinkWriter;
-import org.apache.flink.api.connector.sink2.WriterInitContext;
 import org.apache.flink.api.java.tuple.Tuple2;
+import org.apache.flink.runtime.state.FunctionInitializationContext;
 import org.apache.flink.streaming.api.functions.KeyedProcessFunction;
 import org.apache.flink.streaming.api.functions.ProcessFunction;
 import org.apache.flink.streaming.api.functions.co.KeyedCoProcessFunction;
@@ -35,7 +33,7 @@ final class Stages {
     }
 
     /** A stage without state. keyed is the keyed component that its records go to, or null. */
-    static final class Plain extends ProcessFunction<Tuple2<Long, String>, Tuple2<Long, String>> {
+    static final class Plain extends ProcessFunction<Tuple2<Long, String>, Tuple2<Long, String>> implements Stage {
         private final Job job;
         private final String name, keyed;
         private final OutputTag<Tuple2<Long, String>> side;
@@ -59,8 +57,18 @@ final class Stages {
         }
 
         @Override
-        public void open(OpenContext c) {
-            int index = getRuntimeContext().getTaskInfo().getIndexOfThisSubtask();
+        public Job job() {
+            return job;
+        }
+
+        @Override
+        public String component() {
+            return name;
+        }
+
+        @Override
+        public void begin(FunctionInitializationContext c) {
+            int index = Api.index(getRuntimeContext());
             cost = new Cost(job, job.component(name), index, false);
             keys = new Keys(job, keyed, name, index);
             fan = new Fan(job.component(name).fan);
@@ -77,7 +85,7 @@ final class Stages {
     }
 
     /** Counts by key. */
-    static final class Keyed extends KeyedProcessFunction<Long, Tuple2<Long, String>, Tuple2<Long, String>> {
+    static final class Keyed extends KeyedProcessFunction<Long, Tuple2<Long, String>, Tuple2<Long, String>> implements Stage {
         private final Job job;
         private final String name, keyed;
         private transient Cost cost;
@@ -92,12 +100,22 @@ final class Stages {
         }
 
         @Override
-        public void open(OpenContext c) {
-            int index = getRuntimeContext().getTaskInfo().getIndexOfThisSubtask();
+        public Job job() {
+            return job;
+        }
+
+        @Override
+        public String component() {
+            return name;
+        }
+
+        @Override
+        public void begin(FunctionInitializationContext c) {
+            int index = Api.index(getRuntimeContext());
             cost = new Cost(job, job.component(name), index, false);
             keys = new Keys(job, keyed, name, index);
             fan = new Fan(job.component(name).fan);
-            count = getRuntimeContext().getState(new ValueStateDescriptor<>("count", Types.INT));
+            count = c.getKeyedStateStore().getState(new ValueStateDescriptor<>("count", Types.INT));
         }
 
         @Override
@@ -110,7 +128,7 @@ final class Stages {
     }
 
     /** Counts by key and puts out what it owes every few seconds, in a burst. */
-    static final class Windowed extends KeyedProcessFunction<Long, Tuple2<Long, String>, Tuple2<Long, String>> {
+    static final class Windowed extends KeyedProcessFunction<Long, Tuple2<Long, String>, Tuple2<Long, String>> implements Stage {
         private static final long EVERY = 4000; // ms
         private final Job job;
         private final String name;
@@ -125,12 +143,22 @@ final class Stages {
         }
 
         @Override
-        public void open(OpenContext c) {
-            int index = getRuntimeContext().getTaskInfo().getIndexOfThisSubtask();
+        public Job job() {
+            return job;
+        }
+
+        @Override
+        public String component() {
+            return name;
+        }
+
+        @Override
+        public void begin(FunctionInitializationContext c) {
+            int index = Api.index(getRuntimeContext());
             cost = new Cost(job, job.component(name), index, false);
             keys = new Keys(job, null, name, index);
             fan = new Fan(job.component(name).fan);
-            count = getRuntimeContext().getState(new ValueStateDescriptor<>("window", Types.INT));
+            count = c.getKeyedStateStore().getState(new ValueStateDescriptor<>("window", Types.INT));
         }
 
         @Override
@@ -154,7 +182,7 @@ final class Stages {
     }
 
     /** Joins two inputs by key: the left ones are kept, the right ones put out. */
-    static final class Join extends KeyedCoProcessFunction<Long, Tuple2<Long, String>, Tuple2<Long, String>, Tuple2<Long, String>> {
+    static final class Join extends KeyedCoProcessFunction<Long, Tuple2<Long, String>, Tuple2<Long, String>, Tuple2<Long, String>> implements Stage {
         private final Job job;
         private final String name;
         private transient Cost cost;
@@ -168,12 +196,22 @@ final class Stages {
         }
 
         @Override
-        public void open(OpenContext c) {
-            int index = getRuntimeContext().getTaskInfo().getIndexOfThisSubtask();
+        public Job job() {
+            return job;
+        }
+
+        @Override
+        public String component() {
+            return name;
+        }
+
+        @Override
+        public void begin(FunctionInitializationContext c) {
+            int index = Api.index(getRuntimeContext());
             cost = new Cost(job, job.component(name), index, false);
             keys = new Keys(job, null, name, index);
             fan = new Fan(job.component(name).fan);
-            left = getRuntimeContext().getState(new ValueStateDescriptor<>("left", Types.INT));
+            left = c.getKeyedStateStore().getState(new ValueStateDescriptor<>("left", Types.INT));
         }
 
         @Override
@@ -193,7 +231,7 @@ final class Stages {
     }
 
     /** A sink that takes its time and keeps nothing. */
-    static final class Out implements Sink<Tuple2<Long, String>> {
+    static final class Out extends Api.Out<Tuple2<Long, String>> {
         private final Job job;
         private final String name;
 
@@ -203,8 +241,8 @@ final class Stages {
         }
 
         @Override
-        public SinkWriter<Tuple2<Long, String>> createWriter(WriterInitContext c) {
-            Cost cost = new Cost(job, job.component(name), c.getTaskInfo().getIndexOfThisSubtask(), false);
+        SinkWriter<Tuple2<Long, String>> writer(int index) {
+            Cost cost = new Cost(job, job.component(name), index, false);
             return new SinkWriter<Tuple2<Long, String>>() {
                 public void write(Tuple2<Long, String> v, Context x) {
                     cost.pay();
