@@ -1,0 +1,397 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dhalion-go/dhalion"
+)
+
+// Call is one step of a plan as an actuator sees it: actions of one kind that
+// are carried out together.
+type Call struct {
+	ID      string // PLAN-ACTION; the same in every attempt
+	Plan    string
+	Job     dhalion.JobID
+	Actions []dhalion.Action
+	// Before is the topology that the plan was made from.
+	Before dhalion.Topology
+}
+
+// Standing is how a call stands with the engine.
+type Standing int
+
+// What an engine can say of a call.
+const (
+	Unknown Standing = iota // it cannot tell
+	Undone
+	Working // it was told, and is not there yet
+	Settled // it runs with what was asked for
+	Failed  // it will not come to run with what was asked for
+)
+
+// String is the word for people.
+func (s Standing) String() string {
+	return [...]string{"unknown", "undone", "working", "settled", "failed"}[s]
+}
+
+// Actuator is the only hand on an engine.
+type Actuator interface {
+	// Prepare works out what Act will send, and refuses with an error what cannot
+	// work (no free slots, no such hook). It reads and changes nothing. The same
+	// call gives the same ids in every attempt.
+	Prepare(ctx context.Context, c Call) (Intent, error)
+	// Act sends it. It is called again with the same intent only for a call that is
+	// repeatable or checkable.
+	Act(ctx context.Context, c Call, i Intent) Result
+	// Look asks the engine how the call stands; why is for people.
+	Look(ctx context.Context, c Call, i Intent) (s Standing, why string)
+}
+
+// Point is a place where an applier may be interrupted, for tests.
+type Point string
+
+// The points around every journal write and every engine call.
+const (
+	BeforeBegin   Point = "before-begin"
+	AfterBegin    Point = "after-begin"
+	BeforeIntent  Point = "before-intent"
+	AfterIntent   Point = "after-intent"
+	BeforeAct     Point = "before-act"
+	AfterAct      Point = "after-act"
+	BeforeConfirm Point = "before-confirm"
+	AfterConfirm  Point = "after-confirm"
+	BeforeEnd     Point = "before-end"
+	AfterEnd      Point = "after-end"
+)
+
+// Points lists them in the order in which an apply passes them.
+var Points = []Point{BeforeBegin, AfterBegin, BeforeIntent, AfterIntent, BeforeAct, AfterAct, BeforeConfirm, AfterConfirm, BeforeEnd, AfterEnd}
+
+// Applier carries out plans that have passed the gate.
+type Applier struct {
+	Journal  Journal
+	Actuator func(dhalion.Action) (Actuator, error) // by kind
+	Holder   string
+	Dead     func(holder string) bool // whether that holder is known to have ended; may be nil
+	Now      func() time.Time
+	// Wait sleeps, and returns early with the context's error when it ends.
+	Wait func(ctx context.Context, d time.Duration) error
+
+	LeaseFor time.Duration // length of a lease; renewed before it is over
+	TryFor   time.Duration // of one attempt at a step
+	Attempts int           // at a repeatable or checkable step
+	SettleIn time.Duration // how long the engine may take to run with what was asked
+
+	Say     func(format string, args ...any) // progress, for people; may be nil
+	Observe func(Point)                      // for tests; may be nil
+}
+
+// Report is what an apply came to.
+type Report struct {
+	State    dhalion.PlanState // applied, failed, unclear
+	Why      string
+	Outcomes []dhalion.Outcome // one per action
+	Settled  time.Time         // when the engine ran with what was asked
+}
+
+// Jobs are those that a plan touches, sorted by name: leases are taken in this
+// order, so that two plans do not wait for each other.
+func Jobs(p dhalion.Plan) []dhalion.JobID {
+	jobs := map[dhalion.JobID]bool{p.Job: true}
+	for _, a := range p.Actions {
+		for _, t := range a.Affects {
+			jobs[t.Job] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(jobs))
+}
+
+// Apply carries out a plan. The caller has asked the gate. With resume it goes
+// on where a crash stopped it: a repeatable step is repeated, the engine is asked
+// whether a checkable one was done, and an opaque one with an open intent is left
+// alone: the plan becomes unclear, and a person decides.
+//
+// The error is *HeldError or *LostError, the journal's, or the context's; the
+// plan is then left to whoever resumes it. Everything else is in the report.
+func (a *Applier) Apply(ctx context.Context, id string, p dhalion.Plan, resume bool) (Report, error) {
+	a.observe(BeforeBegin)
+	lease, err := a.begin(ctx, id, p, resume)
+	if err != nil {
+		return Report{}, err
+	}
+	a.observe(AfterBegin)
+	r := &round{a: a, ctx: ctx, id: id, plan: p, lease: lease, outcomes: a.begun(id, p)}
+	state, why, err := r.steps()
+	if err != nil {
+		return Report{}, err
+	}
+	a.observe(BeforeEnd)
+	if err := a.Journal.End(ctx, lease, state, why, r.outcomes, a.Now()); err != nil {
+		return Report{}, err
+	}
+	a.observe(AfterEnd)
+	return Report{State: state, Why: why, Outcomes: r.outcomes, Settled: r.settled}, nil
+}
+
+// begin takes the lease; from a holder that is dead at once, without waiting for
+// the end of its time.
+func (a *Applier) begin(ctx context.Context, id string, p dhalion.Plan, resume bool) (Lease, error) {
+	b := Beginning{Plan: id, Jobs: Jobs(p), Holder: a.Holder, Now: a.Now(), Length: a.LeaseFor, Resume: resume}
+	lease, err := a.Journal.Begin(ctx, b)
+	var held *HeldError
+	if errors.As(err, &held) && held.Plan == id && resume && a.Dead != nil && a.Dead(held.Holder) {
+		b.Dead = held.Holder
+		return a.Journal.Begin(ctx, b)
+	}
+	return lease, err
+}
+
+func (a *Applier) observe(p Point) {
+	if a.Observe != nil {
+		a.Observe(p)
+	}
+}
+
+func (a *Applier) say(format string, args ...any) {
+	if a.Say != nil {
+		a.Say(format, args...)
+	}
+}
+
+// begun are the outcomes before anything was done.
+func (a *Applier) begun(id string, p dhalion.Plan) []dhalion.Outcome {
+	outcomes := make([]dhalion.Outcome, len(p.Actions))
+	for i, x := range p.Actions {
+		o := dhalion.Outcome{Plan: id, Action: i, Job: p.Job, Kind: x.Kind, Target: x.Target, Applied: "refused", At: a.Now(), Detail: "not begun"}
+		if len(x.Because) > 0 {
+			o.Cause = x.Because[0].Cause
+		}
+		outcomes[i] = o
+	}
+	return outcomes
+}
+
+// round is one Apply.
+type round struct {
+	a        *Applier
+	ctx      context.Context
+	id       string
+	plan     dhalion.Plan
+	lease    Lease
+	outcomes []dhalion.Outcome
+	settled  time.Time
+}
+
+// steps does one after the other. A step that failed ends the plan; what was done
+// before it stays done and is told.
+func (r *round) steps() (state dhalion.PlanState, why string, err error) {
+	entries, err := r.a.Journal.Entries(r.ctx, r.id)
+	if err != nil {
+		return "", "", err
+	}
+	for _, s := range Steps(r.plan) {
+		if len(s.Actions) == 0 {
+			continue // what stands around the actions
+		}
+		if s.Class == Harmless {
+			r.note(s, "applied", "told")
+			continue
+		}
+		c := Call{ID: fmt.Sprintf("%s-%d", r.id, s.Actions[0]), Plan: r.id, Job: r.plan.Job, Before: r.plan.Topology}
+		for _, i := range s.Actions {
+			c.Actions = append(c.Actions, r.plan.Actions[i])
+		}
+		done, why, err := r.step(s, c, entriesOf(entries, s.Actions[0]))
+		if err != nil {
+			return "", "", err
+		}
+		switch done {
+		case Done:
+			r.note(s, "applied", why)
+		case Refused:
+			r.note(s, "failed", why)
+			return dhalion.PlanFailed, r.told(s, why), nil
+		default:
+			r.note(s, "failed", why)
+			return dhalion.PlanUnclear, r.told(s, why), nil
+		}
+	}
+	return dhalion.PlanApplied, "", nil
+}
+
+// told says which step ended a plan, and what was done before it.
+func (r *round) told(s Step, why string) string {
+	before := 0
+	for _, o := range r.outcomes {
+		if o.Applied == "applied" {
+			before++
+		}
+	}
+	if before == 0 {
+		return s.Text + ": " + why
+	}
+	return fmt.Sprintf("%s: %s (%d of %d actions were done before)", s.Text, why, before, len(r.outcomes))
+}
+
+func (r *round) note(s Step, applied, detail string) {
+	for _, i := range s.Actions {
+		r.outcomes[i].Applied, r.outcomes[i].Detail, r.outcomes[i].At = applied, detail, r.a.Now()
+	}
+}
+
+func entriesOf(all []Entry, action int) []Entry {
+	return slices.DeleteFunc(slices.Clone(all), func(e Entry) bool { return e.Action != action })
+}
+
+// step carries out one step and waits until the engine runs with it. outcome is
+// Done, Refused (it was not done) or Unsure (nobody knows).
+func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err error) {
+	actuator, err := r.a.Actuator(c.Actions[0])
+	if err != nil {
+		return Refused, err.Error(), nil
+	}
+	attempt := len(before)
+	var last *Entry
+	if attempt > 0 {
+		last = &before[attempt-1]
+	}
+	if last != nil { // an earlier process came so far
+		switch {
+		case last.Result != nil && last.Result.Outcome == Done:
+			r.a.say("%s: it was sent before", s.Text)
+			return r.settle(actuator, c, last.Intent, s)
+		case last.Result != nil && last.Result.Outcome == Refused:
+			// It was refused and is tried again: a person asked for that.
+		case s.Class == Opaque:
+			return Unsure, fmt.Sprintf("it was begun at %s and nobody knows whether it was done; it is never repeated by itself", rfc(last.At)), nil
+		case s.Class == Checkable:
+			switch standing, why := actuator.Look(r.ctx, c, last.Intent); standing {
+			case Settled, Working:
+				if last.Result == nil {
+					if err := r.confirm(last.ID, Result{Outcome: Done, Detail: "found done after a crash"}); err != nil {
+						return "", "", err
+					}
+				}
+				return r.settle(actuator, c, last.Intent, s)
+			case Failed:
+				return Refused, why, nil
+			case Unknown:
+				return Unsure, "the engine does not tell whether it was done: " + why, nil
+			}
+		}
+	}
+	for try := 1; ; try++ {
+		attempt++
+		intent, err := r.prepare(actuator, c)
+		if err != nil {
+			if r.ctx.Err() != nil {
+				return "", "", r.ctx.Err()
+			}
+			return Refused, err.Error(), nil
+		}
+		result, err := r.try(actuator, s, c, intent, attempt)
+		if err != nil {
+			return "", "", err
+		}
+		switch {
+		case result.Outcome == Done:
+			return r.settle(actuator, c, intent, s)
+		case result.Outcome == Refused:
+			return Refused, result.Detail, nil
+		case s.Class == Opaque:
+			return Unsure, result.Detail, nil
+		case s.Class == Checkable:
+			switch standing, _ := actuator.Look(r.ctx, c, intent); standing {
+			case Settled, Working:
+				return r.settle(actuator, c, intent, s)
+			}
+		}
+		if try >= r.a.Attempts {
+			return Unsure, result.Detail, nil
+		}
+		r.a.say("%s: %s; trying again", s.Text, result.Detail)
+		if err := r.a.Wait(r.ctx, time.Second<<min(try-1, 4)); err != nil {
+			return "", "", err
+		}
+	}
+}
+
+func (r *round) prepare(actuator Actuator, c Call) (Intent, error) {
+	ctx, cancel := context.WithTimeout(r.ctx, r.a.TryFor)
+	defer cancel()
+	return actuator.Prepare(ctx, c)
+}
+
+// try is one attempt: intent, call, confirm.
+func (r *round) try(actuator Actuator, s Step, c Call, intent Intent, attempt int) (Result, error) {
+	r.a.observe(BeforeIntent)
+	id, err := r.a.Journal.Intend(r.ctx, r.lease, s.Actions[0], attempt, intent, r.a.Now())
+	if err != nil {
+		return Result{}, err
+	}
+	r.a.observe(AfterIntent)
+	if err := r.renew(); err != nil {
+		return Result{}, err
+	}
+	r.a.say("%s", s.Text)
+	r.a.observe(BeforeAct)
+	ctx, cancel := context.WithTimeout(r.ctx, r.a.TryFor)
+	result := actuator.Act(ctx, c, intent)
+	cancel()
+	r.a.observe(AfterAct)
+	// What came back is written down although the apply was interrupted meanwhile.
+	r.a.observe(BeforeConfirm)
+	if err := r.confirm(id, result); err != nil {
+		return Result{}, err
+	}
+	r.a.observe(AfterConfirm)
+	return result, r.ctx.Err()
+}
+
+func (r *round) confirm(id int64, result Result) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), 10*time.Second)
+	defer cancel()
+	return r.a.Journal.Confirm(ctx, id, result, r.a.Now())
+}
+
+func (r *round) renew() error {
+	return r.a.Journal.Renew(r.ctx, r.lease, r.a.Now(), r.a.LeaseFor)
+}
+
+// settle waits until the engine runs with what was asked for.
+func (r *round) settle(actuator Actuator, c Call, intent Intent, s Step) (outcome, why string, err error) {
+	began, said := r.a.Now(), ""
+	for {
+		if err := r.renew(); err != nil {
+			return "", "", err
+		}
+		standing, why := actuator.Look(r.ctx, c, intent)
+		switch standing {
+		case Settled:
+			r.settled = r.a.Now()
+			return Done, why, nil
+		case Failed:
+			return Refused, why, nil
+		}
+		if r.a.Now().Sub(began) > r.a.SettleIn {
+			reason := fmt.Sprintf("after %s it does not run with what was asked for", r.a.SettleIn)
+			if why != "" {
+				reason += ": " + why
+			}
+			return Unsure, reason, nil
+		}
+		if why != "" && why != said {
+			r.a.say("%s: %s", strings.ToLower(standing.String()), why)
+			said = why
+		}
+		if err := r.a.Wait(r.ctx, time.Second); err != nil {
+			return "", "", err
+		}
+	}
+}

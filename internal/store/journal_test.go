@@ -1,0 +1,442 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/apply"
+)
+
+const leaseFor = 30 * time.Second
+
+// approved is a plan that may be applied.
+func approved(t testing.TB, s *Store, body string) *PlanRow {
+	t.Helper()
+	p := saved(t, s, body, "ann")
+	p, err := s.Approve(ctx, approval(p, "bob", noon), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func beginning(p *PlanRow, holder string, now time.Time) apply.Beginning {
+	return apply.Beginning{Plan: p.ID, Jobs: []dhalion.JobID{p.Job}, Holder: holder, Now: now, Length: leaseFor}
+}
+
+func mustBegin(t testing.TB, s *Store, b apply.Beginning) apply.Lease {
+	t.Helper()
+	l, err := s.Begin(ctx, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func TestOf200AppliersOfOnePlanOneWinsAndTheRestAreToldWhoDid(t *testing.T) {
+	s, _ := withJob(t)
+	p := approved(t, s, `{"race":1}`)
+	var wg sync.WaitGroup
+	errs := make([]error, 200)
+	for i := range errs {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			_, errs[i] = s.Begin(ctx, beginning(p, fmt.Sprintf("applier %d", i), noon))
+		}()
+	}
+	wg.Wait()
+	winner := slices.Index(errs, nil)
+	if winner < 0 {
+		t.Fatal("nobody won:", errs[0])
+	}
+	for i, err := range errs {
+		if i == winner {
+			continue
+		}
+		var held *apply.HeldError
+		if !errors.As(err, &held) || held.Plan != p.ID || held.Holder != fmt.Sprintf("applier %d", winner) || !held.Until.Equal(noon.Add(leaseFor)) {
+			t.Fatalf("applier %d: %v; applier %d won", i, err, winner)
+		}
+		if message := err.Error(); !strings.Contains(message, p.ID) || !strings.Contains(message, held.Holder) {
+			t.Errorf("the refusal does not say who holds the job: %s", message)
+		}
+	}
+}
+
+func TestTwoPlansOfOneJobNeverOverlap(t *testing.T) {
+	s, _ := withJob(t)
+	a, b := approved(t, s, `{"plan":"a"}`), approved(t, s, `{"plan":"b"}`)
+	lease := mustBegin(t, s, beginning(a, "one", noon))
+	var held *apply.HeldError
+	if _, err := s.Begin(ctx, beginning(b, "two", noon.Add(leaseFor-time.Second))); !errors.As(err, &held) || held.Plan != a.ID {
+		t.Fatalf("b began while a held the job: %v", err)
+	}
+	// Its time is over: b takes the job, and a can write nothing more.
+	now := noon.Add(leaseFor)
+	mustBegin(t, s, beginning(b, "two", now))
+	var lost *apply.LostError
+	if err := s.Renew(ctx, lease, now, leaseFor); !errors.As(err, &lost) || lost.By != b.ID {
+		t.Errorf("a renewed a lease that it lost: %v", err)
+	}
+	if _, err := s.Intend(ctx, lease, 0, 1, apply.Intent{ID: "x"}, now); !errors.As(err, &lost) {
+		t.Errorf("a wrote an intent without a lease: %v", err)
+	}
+	if err := s.End(ctx, lease, dhalion.PlanApplied, "", nil, now); !errors.As(err, &lost) {
+		t.Errorf("a ended without a lease: %v", err)
+	}
+	if entries, err := s.Entries(ctx, a.ID); err != nil || len(entries) != 0 {
+		t.Errorf("a's journal has %v, %v", entries, err)
+	}
+}
+
+func TestALeaseIsOfAllJobsOrOfNone(t *testing.T) {
+	s, url := withJob(t)
+	exec(t, url, `INSERT INTO jobs (id, engine, name) SELECT 'file/other', engine, 'other' FROM jobs WHERE id = $1`, wordcount)
+	a, b := approved(t, s, `{"plan":"a"}`), approved(t, s, `{"plan":"b"}`)
+	of := func(p *PlanRow, jobs ...dhalion.JobID) apply.Beginning {
+		begin := beginning(p, "applier of "+p.ID, noon)
+		begin.Jobs = jobs
+		return begin
+	}
+	mustBegin(t, s, of(a, wordcount))
+	var held *apply.HeldError
+	if _, err := s.Begin(ctx, of(b, "file/other", wordcount)); !errors.As(err, &held) || held.Job != wordcount {
+		t.Fatalf("b took a job that a holds: %v", err)
+	}
+	if l, ok, err := s.Holder(ctx, "file/other", noon); ok || err != nil {
+		t.Errorf("b holds the other job: %v, %v", l, err)
+	}
+	if row, err := s.Plan(ctx, b.ID); err != nil || row.State != dhalion.PlanApproved {
+		t.Errorf("b is %v, %v", row, err)
+	}
+}
+
+func TestTheJournalTellsWhatACrashLeft(t *testing.T) {
+	s, _ := withJob(t)
+	p := approved(t, s, `{"crash":1}`)
+	lease := mustBegin(t, s, beginning(p, "one", noon))
+	first := apply.Intent{ID: p.ID + "-0", Requests: []apply.Request{{Method: "PUT", Path: "/x", Body: json.RawMessage(`{"a": 1}`)}}}
+	id, err := s.Intend(ctx, lease, 0, 1, first, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := apply.Result{Outcome: apply.Done, Detail: "ok"}
+	for range 2 { // the second time after an answer of the database was lost
+		if err := s.Confirm(ctx, id, done, noon.Add(time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Intend(ctx, lease, 2, 1, apply.Intent{ID: p.ID + "-2", Argv: []string{"kill", "tm-1"}}, noon.Add(2*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := s.Entries(ctx, p.ID)
+	if err != nil || len(entries) != 2 {
+		t.Fatalf("entries %v, %v", entries, err)
+	}
+	if e := entries[0]; e.Action != 0 || e.Attempt != 1 || e.Result == nil || e.Result.Outcome != apply.Done || e.Intent.ID != first.ID || e.Intent.Requests[0].Path != "/x" {
+		t.Errorf("first entry %+v", e)
+	}
+	if e := entries[1]; e.Action != 2 || e.Result != nil || e.Intent.Argv[1] != "tm-1" || !e.At.Equal(noon.Add(2*time.Second)) {
+		t.Errorf("second entry %+v", e)
+	}
+}
+
+func TestAPlanIsResumedWhenItsLeaseIsOverOrItsHolderIsDead(t *testing.T) {
+	s, _ := withJob(t)
+	p := approved(t, s, `{"resume":1}`)
+	before := mustBegin(t, s, beginning(p, "one", noon))
+	again := beginning(p, "two", noon.Add(time.Second))
+	again.Resume = true
+	var held *apply.HeldError
+	if _, err := s.Begin(ctx, again); !errors.As(err, &held) || held.Holder != "one" {
+		t.Fatalf("a living applier was pushed aside: %v", err)
+	}
+	again.Dead = "somebody else"
+	if _, err := s.Begin(ctx, again); !errors.As(err, &held) {
+		t.Fatalf("a living applier was pushed aside: %v", err)
+	}
+	again.Dead = "one"
+	after := mustBegin(t, s, again)
+	if after.Epochs[p.Job] <= before.Epochs[p.Job] {
+		t.Errorf("epoch %d follows %d", after.Epochs[p.Job], before.Epochs[p.Job])
+	}
+	var lost *apply.LostError
+	if err := s.Renew(ctx, before, again.Now, leaseFor); !errors.As(err, &lost) || lost.By != "" {
+		t.Errorf("the first applier still holds the lease: %v", err)
+	}
+	if got := events(t, s, p.ID); got != "proposed:ann approved:bob applying resumed" {
+		t.Errorf("log: %s", got)
+	}
+	// Without being asked to resume, a plan that is being applied is refused.
+	late := beginning(p, "three", noon.Add(time.Hour-time.Minute))
+	var state *StateError
+	if _, err := s.Begin(ctx, late); !errors.As(err, &state) || state.State != dhalion.PlanApplying {
+		t.Errorf("it began anew: %v", err)
+	}
+}
+
+func TestTheEndOfAnApplyNotesWhatCameOfEachAction(t *testing.T) {
+	s, _ := withJob(t)
+	p := approved(t, s, `{"end":1}`)
+	lease := mustBegin(t, s, beginning(p, "one", noon))
+	counter := dhalion.ComponentTarget(p.Job, "counter")
+	outcomes := []dhalion.Outcome{
+		{Action: 0, Job: p.Job, Kind: dhalion.SetParallelism, Target: counter, Cause: dhalion.Underprovisioned, Applied: "applied", At: noon},
+		{Action: 1, Job: p.Job, Kind: dhalion.Relocate, Target: counter, Cause: dhalion.SlowWorker, Applied: "failed", At: noon, Detail: "hook ended with 1"},
+	}
+	if err := s.End(ctx, lease, dhalion.PlanFailed, "hook ended with 1", outcomes, noon); err != nil {
+		t.Fatal(err)
+	}
+	row, err := s.Plan(ctx, p.ID)
+	if err != nil || row.State != dhalion.PlanFailed || row.Reason != "hook ended with 1" {
+		t.Errorf("plan %+v, %v", row, err)
+	}
+	if l, ok, err := s.Holder(ctx, p.Job, noon); ok || err != nil {
+		t.Errorf("the lease is still held: %+v, %v", l, err)
+	}
+	rows, err := s.pool.Query(ctx, `SELECT applied || ':' || detail FROM outcomes WHERE plan = $1 ORDER BY action`, p.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list, err := pgx.CollectRows(rows, pgx.RowTo[string]); err != nil || !slices.Equal(list, []string{"applied:", "failed:hook ended with 1"}) {
+		t.Errorf("outcomes %q, %v", list, err)
+	}
+}
+
+func TestAPersonEndsAPlanThatNobodyApplies(t *testing.T) {
+	s, _ := withJob(t)
+	p := approved(t, s, `{"abort":1}`)
+	var state *StateError
+	if _, err := s.Abort(ctx, p.ID, "ann", "no more", noon); !errors.As(err, &state) {
+		t.Errorf("a plan that was not begun was aborted: %v", err)
+	}
+	lease := mustBegin(t, s, beginning(p, "one", noon))
+	var held *apply.HeldError
+	if _, err := s.Abort(ctx, p.ID, "ann", "no more", noon.Add(time.Second)); !errors.As(err, &held) {
+		t.Errorf("a plan was aborted under its applier: %v", err)
+	}
+	row, err := s.Abort(ctx, p.ID, "ann", "no more", noon.Add(leaseFor))
+	if err != nil || row.State != dhalion.PlanAborted || row.Reason != "no more" {
+		t.Fatalf("plan %+v, %v", row, err)
+	}
+	var lost *apply.LostError
+	if err := s.Renew(ctx, lease, noon.Add(leaseFor), leaseFor); !errors.As(err, &lost) {
+		t.Errorf("the applier of an aborted plan goes on: %v", err)
+	}
+}
+
+// crashed is what an applier that is killed leaves: nothing of it runs on.
+type crashed struct{ at apply.Point }
+
+// double is an engine that is none and counts effects: an engine whose state is a number, and
+// a command that fires.
+type double struct {
+	mu          sync.Mutex
+	parallelism float64
+	puts        int
+	fired       map[string]int
+	loses       map[dhalion.ActionKind]int // answers that do not come although it was done
+}
+
+func (c *double) Prepare(_ context.Context, call apply.Call) (apply.Intent, error) {
+	return apply.Intent{ID: call.ID}, nil
+}
+
+func (c *double) Act(_ context.Context, call apply.Call, i apply.Intent) apply.Result {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch a := call.Actions[0]; a.Kind {
+	case dhalion.SetParallelism:
+		c.puts++
+		c.parallelism, _ = a.To.Number()
+	default:
+		c.fired[i.ID]++
+	}
+	if kind := call.Actions[0].Kind; c.loses[kind] > 0 {
+		c.loses[kind]--
+		return apply.Result{Outcome: apply.Unsure, Detail: "no answer"}
+	}
+	return apply.Result{Outcome: apply.Done}
+}
+
+func (c *double) Look(_ context.Context, call apply.Call, i apply.Intent) (apply.Standing, string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a := call.Actions[0]
+	if a.Kind == dhalion.SetParallelism {
+		if want, _ := a.To.Number(); c.parallelism == want {
+			return apply.Settled, ""
+		}
+		return apply.Undone, "not yet"
+	}
+	if c.fired[i.ID] > 0 {
+		return apply.Settled, ""
+	}
+	return apply.Undone, "not done"
+}
+
+// threeActions are one of each class: repeatable, checkable, opaque.
+func threeActions(job dhalion.JobID) dhalion.Plan {
+	counter := dhalion.ComponentTarget(job, "counter")
+	affects := []dhalion.Affected{{Job: job, Instances: 1, Of: 8}}
+	return dhalion.Plan{Job: job, Actions: []dhalion.Action{
+		{Kind: dhalion.SetParallelism, Target: counter, To: dhalion.NumberSetting(12), Affects: affects},
+		{Kind: dhalion.SetKnob, Target: counter, Argument: "--salt", To: dhalion.NumberSetting(4), Affects: affects},
+		{Kind: dhalion.Relocate, Target: dhalion.WorkerTarget(job, "tm-2"), From: dhalion.TextSetting("tm-2"), Affects: affects},
+	}}
+}
+
+// TestWhereverAnApplierIsKilledEachActionHasItsEffect kills the applier at every
+// point of every step, and resumes until the plan is over. A repeatable and a
+// checkable action must have their effect once, an opaque one at most once, and
+// an opaque one whose fate is not known must leave the plan unclear.
+func TestWhereverAnApplierIsKilledEachActionHasItsEffect(t *testing.T) {
+	s, _ := withJob(t)
+	kills := 0
+	for nth := 0; ; nth++ {
+		p := approved(t, s, fmt.Sprintf(`{"kill":%d}`, nth))
+		c := &double{fired: map[string]int{}}
+		left, at := nth, apply.Point("")
+		applier := applierOf(s, c, "first")
+		applier.Observe = func(point apply.Point) {
+			if left--; left == -1 {
+				at = point
+				panic(crashed{point})
+			}
+		}
+		killed := crash(t, func() { mustApply(t, applier, p, false) })
+		if !killed {
+			if c.parallelism != 12 || c.puts != 1 || c.fired[p.ID+"-1"] != 1 || c.fired[p.ID+"-2"] != 1 {
+				t.Fatalf("without a kill: %+v", c)
+			}
+			if state := stateOf(t, s, p.ID); state != dhalion.PlanApplied {
+				t.Fatalf("without a kill the plan is %s", state)
+			}
+			break
+		}
+		kills++
+		row, err := s.Plan(ctx, p.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if row.State == dhalion.PlanApplied {
+			continue // killed behind the end
+		}
+		second := applierOf(s, c, "second")
+		second.Dead = func(holder string) bool { return holder == "first" }
+		report := mustApply(t, second, p, true)
+		if c.parallelism != 12 || c.fired[p.ID+"-1"] != 1 {
+			t.Errorf("killed at %s (%d): after the resume %+v", at, nth, c)
+		}
+		switch fired := c.fired[p.ID+"-2"]; {
+		case fired > 1:
+			t.Errorf("killed at %s (%d): the opaque action was done %d times", at, nth, fired)
+		case report.State == dhalion.PlanApplied && fired != 1:
+			t.Errorf("killed at %s (%d): applied, and the opaque action was never done", at, nth)
+		case report.State != dhalion.PlanApplied && report.State != dhalion.PlanUnclear:
+			t.Errorf("killed at %s (%d): the plan is %s: %s", at, nth, report.State, report.Why)
+		}
+		if l, ok, err := s.Holder(ctx, p.Job, noon); ok || err != nil {
+			t.Fatalf("killed at %s (%d): the lease is still held by %s, %v", at, nth, l.Plan, err)
+		}
+	}
+	// Two points around the beginning, six in each of three steps, two at the end.
+	if kills != 2+3*6+2 {
+		t.Errorf("%d places were tried", kills)
+	}
+}
+
+func TestAnAnswerThatDoesNotComeIsAskedForOrRepeatedOrLeftAlone(t *testing.T) {
+	s, _ := withJob(t)
+	p := approved(t, s, `{"unsure":1}`)
+	c := &double{fired: map[string]int{}, loses: map[dhalion.ActionKind]int{dhalion.SetParallelism: 1, dhalion.SetKnob: 1}}
+	applier := applierOf(s, c, "one")
+	report := mustApply(t, applier, p, false)
+	if report.State != dhalion.PlanApplied || c.puts != 2 || c.fired[p.ID+"-1"] != 1 || c.fired[p.ID+"-2"] != 1 {
+		t.Errorf("%s (%s): %+v", report.State, report.Why, c)
+	}
+	p = approved(t, s, `{"unsure":2}`)
+	plan := threeActions(p.Job)
+	plan.Actions = plan.Actions[2:]
+	c = &double{fired: map[string]int{}, loses: map[dhalion.ActionKind]int{dhalion.Relocate: 1}}
+	report, err := applierOf(s, c, "one").Apply(ctx, p.ID, plan, false)
+	if err != nil || report.State != dhalion.PlanUnclear || c.fired[p.ID+"-0"] != 1 {
+		t.Errorf("an opaque action without an answer: %s (%s), %v, %+v", report.State, report.Why, err, c)
+	}
+}
+
+func TestAnApplierThatLostItsLeaseStopsBeforeItsNextCall(t *testing.T) {
+	s, _ := withJob(t)
+	p, other := approved(t, s, `{"lost":1}`), approved(t, s, `{"lost":2}`)
+	c := &double{fired: map[string]int{}}
+	now := noon
+	applier := applierOf(s, c, "slow")
+	applier.Now = func() time.Time { return now }
+	applier.Observe = func(point apply.Point) {
+		if point == apply.AfterIntent { // it sleeps, and somebody else takes the job
+			now = now.Add(leaseFor)
+			mustBegin(t, s, beginning(other, "other", now))
+		}
+	}
+	_, err := applier.Apply(ctx, p.ID, threeActions(p.Job), false)
+	var lost *apply.LostError
+	if !errors.As(err, &lost) || lost.By != other.ID {
+		t.Fatalf("it went on: %v", err)
+	}
+	if c.puts != 0 || len(c.fired) != 0 {
+		t.Errorf("it called the engine without a lease: %+v", c)
+	}
+}
+
+func applierOf(s *Store, c *double, holder string) *apply.Applier {
+	return &apply.Applier{
+		Journal: s, Actuator: func(dhalion.Action) (apply.Actuator, error) { return c, nil }, Holder: holder,
+		Now: func() time.Time { return noon }, Wait: func(context.Context, time.Duration) error { return nil },
+		LeaseFor: leaseFor, TryFor: time.Minute, Attempts: 3, SettleIn: time.Minute,
+	}
+}
+
+func mustApply(t testing.TB, a *apply.Applier, p *PlanRow, resume bool) apply.Report {
+	t.Helper()
+	report, err := a.Apply(ctx, p.ID, threeActions(p.Job), resume)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+func stateOf(t testing.TB, s *Store, plan string) dhalion.PlanState {
+	t.Helper()
+	row, err := s.Plan(ctx, plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return row.State
+}
+
+// crash runs f and reports whether it was killed.
+func crash(t testing.TB, f func()) (killed bool) {
+	t.Helper()
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case crashed:
+			killed = true
+		default:
+			panic(r)
+		}
+	}()
+	f()
+	return false
+}
