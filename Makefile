@@ -15,10 +15,10 @@ SEED        ?= 1
 LANES       ?= 3
 DEMO_HOME   ?= $(shell echo $${TMPDIR:-/tmp})/dhalion-demo
 
-.PHONY: help build check fmt vet staticcheck cross test fuzz crash-store bench demo score lab lab-schedule clean
+.PHONY: e2e-observe help build check fmt vet staticcheck cross test fuzz crash-store bench demo score lab lab-schedule clean
 
 help: ## say what each target does
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/dhalion
 	$(GO) build -trimpath -o $(BIN) ./cmd/dhalion
@@ -59,6 +59,9 @@ bench: build ## against psql, DuckDB and polars, ratios asserted with slack (10 
 	$(GO) run ./lab/bench -binary $(BIN) ingest
 	$(GO) run ./lab/bench -binary $(BIN) evaluate
 	$(GO) test -run '^$$' -bench . -benchmem $(PACKAGES)
+
+e2e-observe: build ## a real Flink, four faults, diagnosed live and from the recording of the same minutes (8 min)
+	$(GO) run ./lab/e2e -binary $(BIN) observe
 
 demo: build ## two recorded incidents of one job: from history to two plans
 	@DEMO_HOME=$(DEMO_HOME) scripts/demo $(BIN)

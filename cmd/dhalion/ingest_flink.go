@@ -91,6 +91,7 @@ func (a *app) poll(ctx context.Context, p *client.Poller, span time.Duration, ta
 
 func (a *app) ingestFlink() *cobra.Command {
 	var o pollFlags
+	var out string
 	c := &cobra.Command{
 		Use:   "flink URL|ENGINE",
 		Short: "Follow the jobs of a Flink cluster",
@@ -99,7 +100,8 @@ command is interrupted. Each poll is stored as one. What is not answered is unkn
 that fails is reported, and followed by the next.
 
 A poll asks little: once per vertex, per 60 subtasks and per source, every 10 s per
-TaskManager, and at most five times more per job.`,
+TaskManager, and at most five times more per job. With --record the answers are also
+written to a file: reading that gives the same history.`,
 		Example: `  dhalion ingest flink http://jobmanager:8081
   dhalion ingest flink prod --job orders --every 5s --for 10m
   dhalion ingest flink https://flink.example.org/prod --engine prod --token-file token`,
@@ -110,17 +112,28 @@ TaskManager, and at most five times more per job.`,
 				return err
 			}
 			defer server.Close()
-			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
-				return a.followFlink(ctx, st, poller, server, engine, &o)
+			var record *recording
+			if out != "" {
+				if record, err = openRecording(out, false, false); err != nil {
+					return err
+				}
+			}
+			err = a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				return a.followFlink(ctx, st, poller, server, engine, &o, record)
 			})
+			if record != nil {
+				err = errors.Join(err, record.close())
+			}
+			return err
 		},
 	}
 	o.add(a, c, 10*time.Second)
+	c.Flags().StringVar(&out, "record", "", "also write what is answered to a new `file`, as dhalion record does")
 	c.ValidArgsFunction = a.completeEngine()
 	return c
 }
 
-func (a *app) followFlink(ctx context.Context, st *store.Store, poller *client.Poller, server *client.Client, engine string, o *pollFlags) error {
+func (a *app) followFlink(ctx context.Context, st *store.Store, poller *client.Poller, server *client.Client, engine string, o *pollFlags, record *recording) error {
 	options, err := json.Marshal(struct {
 		Engine string `json:"engine"`
 		Job    string `json:"job,omitempty"`
@@ -138,6 +151,12 @@ func (a *app) followFlink(ctx context.Context, st *store.Store, poller *client.P
 	err = a.poll(ctx, poller, o.span, func(answers []client.Answer, failed error) error {
 		if failed != nil && total == nil {
 			return fmt.Errorf("ingest: %w", failed)
+		}
+		if record != nil {
+			// Before it is stored: of what is in the database the recording has the source.
+			if err := record.write(answers); err != nil {
+				return fmt.Errorf("ingest: write recording: %w", err)
+			}
 		}
 		given, err := assembler.Poll(answers)
 		if err != nil {

@@ -26,7 +26,7 @@ func needsFlink(t *testing.T) {
 
 func TestAWorkerThatIsKilledIsMissedAndItsReplacementIsUsed(t *testing.T) {
 	needsFlink(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	flink, err := Fetch(ctx, cache, Default)
 	if err != nil {
@@ -57,7 +57,64 @@ func TestAWorkerThatIsKilledIsMissedAndItsReplacementIsUsed(t *testing.T) {
 	if workers := c.Workers(); !slices.Equal(workers, []string{"tm-1", "tm-2"}) {
 		t.Fatalf("workers: %v", workers)
 	}
-	knobs := filepath.Join(dir, "knobs.properties")
+	run := words(t, ctx, c, jar)
+	flows(t, ctx, c, run)
+
+	if err := c.KillWorker("tm-1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.AddWorker("tm-3"); err != nil {
+		t.Fatal(err)
+	}
+	pids = append(pids, c.pids()...)
+	err = c.wait(ctx, readyWithin, "tasks on tm-3", func() (bool, error) {
+		on, err := c.placed(ctx, run, "counter")
+		return err == nil && slices.Contains(on, "tm-3") && !slices.Contains(on, "tm-1"), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	flows(t, ctx, c, run)
+}
+
+func TestTheJobsRunOnOlderFlinks(t *testing.T) {
+	if os.Getenv("DHALION_LAB") != "all" {
+		t.Skip("fetches 230 MB a version; DHALION_LAB=all runs it")
+	}
+	for _, version := range []string{"1.18.1", "1.20.5"} {
+		t.Run(version, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+			defer cancel()
+			flink, err := Fetch(ctx, cache, version)
+			if err != nil {
+				t.Fatal(err)
+			}
+			jar, err := BuildJobs(ctx, flink, "../jobs/src", cache)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := Start(ctx, flink, Config{Dir: t.TempDir(), TaskManagers: 1, Slots: 4})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := c.Stop(); err != nil {
+					t.Error(err)
+				}
+			})
+			run := words(t, ctx, c, jar)
+			flows(t, ctx, c, run)
+			if err := c.Cancel(ctx, run); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// words submits a small word count and waits until it runs.
+func words(t *testing.T, ctx context.Context, c *Cluster, jar string) (run string) {
+	t.Helper()
+	knobs := filepath.Join(c.Dir(), "knobs.properties")
 	if err := os.WriteFile(knobs, []byte("rate=1\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -70,40 +127,26 @@ func TestAWorkerThatIsKilledIsMissedAndItsReplacementIsUsed(t *testing.T) {
 	if err := c.WaitRunning(ctx, run); err != nil {
 		t.Fatal(err)
 	}
-	flows := func(what string) {
-		t.Helper()
-		first := -1.0
-		err := c.wait(ctx, time.Minute, what, func() (bool, error) {
-			n, err := c.read(ctx, run, "counter")
-			if err != nil || n == 0 {
-				return false, nil
-			}
-			if first < 0 || n < first { // counters begin anew in another attempt
-				first = n
-			}
-			return n > first, nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	flows("records")
+	return run
+}
 
-	if err := c.KillWorker("tm-1"); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.AddWorker("tm-3"); err != nil {
-		t.Fatal(err)
-	}
-	pids = append(pids, c.pids()...)
-	err = c.wait(ctx, time.Minute, "tasks on tm-3", func() (bool, error) {
-		on, err := c.placed(ctx, run, "counter")
-		return err == nil && slices.Contains(on, "tm-3") && !slices.Contains(on, "tm-1"), nil
+// flows waits until the counter has taken in more than it had.
+func flows(t *testing.T, ctx context.Context, c *Cluster, run string) {
+	t.Helper()
+	first := -1.0
+	err := c.wait(ctx, readyWithin, "records", func() (bool, error) {
+		n, err := c.read(ctx, run, "counter")
+		if err != nil || n == 0 {
+			return false, nil
+		}
+		if first < 0 || n < first { // counters begin anew in another attempt
+			first = n
+		}
+		return n > first, nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	flows("records after the restart")
 }
 
 // pids are the processes of a cluster.
@@ -115,44 +158,19 @@ func (c *Cluster) pids() []int {
 	return pids
 }
 
-type vertex struct {
-	Name     string
-	Subtasks []struct {
-		Worker  string `json:"taskmanager-id"`
-		Status  string
-		Metrics struct {
-			Read float64 `json:"read-records"`
-		}
-	}
-}
-
-func (c *Cluster) vertex(ctx context.Context, run, name string) (vertex, error) {
-	var job struct{ Vertices []struct{ ID, Name string } }
-	if err := c.get(ctx, "/jobs/"+run, &job); err != nil {
-		return vertex{}, err
-	}
-	var v vertex
-	for _, listed := range job.Vertices {
-		if listed.Name == name {
-			return v, c.get(ctx, "/jobs/"+run+"/vertices/"+listed.ID, &v)
-		}
-	}
-	return v, nil
-}
-
 // read is how many records a component has taken in.
 func (c *Cluster) read(ctx context.Context, run, name string) (sum float64, err error) {
-	v, err := c.vertex(ctx, run, name)
-	for _, s := range v.Subtasks {
-		sum += s.Metrics.Read
+	all, err := c.Subtasks(ctx, run, name)
+	for _, s := range all {
+		sum += s.Read
 	}
 	return sum, err
 }
 
 // placed are the workers of a component's running instances.
 func (c *Cluster) placed(ctx context.Context, run, name string) (on []string, err error) {
-	v, err := c.vertex(ctx, run, name)
-	for _, s := range v.Subtasks {
+	all, err := c.Subtasks(ctx, run, name)
+	for _, s := range all {
 		if s.Status == "RUNNING" {
 			on = append(on, s.Worker)
 		}
