@@ -63,6 +63,9 @@ func main() {
 		}
 	}
 	for k, sums := range total {
+		if len(sums) == 0 {
+			continue // of corpora only, which print their own
+		}
 		if k > 0 {
 			fmt.Printf("%s: ", *beside)
 		}
