@@ -15,7 +15,7 @@ SEED        ?= 1
 LANES       ?= 3
 DEMO_HOME   ?= $(shell echo $${TMPDIR:-/tmp})/dhalion-demo
 
-.PHONY: e2e-observe help build check fmt vet staticcheck cross test fuzz crash-store bench demo score lab lab-schedule clean
+.PHONY: e2e-observe e2e-actuate help build check fmt vet staticcheck cross test fuzz crash-store bench demo score lab lab-schedule clean
 
 help: ## say what each target does
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench: build ## against psql, DuckDB and polars, ratios asserted with slack (10 
 
 e2e-observe: build ## a real Flink, four faults, diagnosed live and from the recording of the same minutes (8 min)
 	$(GO) run ./lab/e2e -binary $(BIN) observe
+
+e2e-actuate: build ## the hand on Flink rescales, refuses and restarts a real job, each once (2 min)
+	$(GO) run ./lab/e2e -binary $(BIN) actuate
 
 demo: build ## two recorded incidents of one job: from history to two plans
 	@DEMO_HOME=$(DEMO_HOME) scripts/demo $(BIN)

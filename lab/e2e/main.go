@@ -2,6 +2,7 @@
 // as a user would, and fails when what it says is not what was done to the job.
 //
 //	go run ./lab/e2e observe
+//	go run ./lab/e2e actuate
 //
 // Everything it starts is its own: a cluster on loopback and a private PostgreSQL,
 // in folders that it removes.
@@ -30,10 +31,10 @@ func main() {
 	cache := flag.String("cache", ".cache", "where Flink is kept, and fetched to")
 	keep := flag.Bool("keep", false, "leave the folder with logs and databases")
 	flag.Parse()
-	parts := map[string]func(context.Context, *bench) error{"observe": observe}
+	parts := map[string]func(context.Context, *bench) error{"observe": observe, "actuate": actuate}
 	part, ok := parts[flag.Arg(0)]
 	if !ok || flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: e2e [-binary FILE] [-cache DIR] [-keep] observe")
+		fmt.Fprintln(os.Stderr, "usage: e2e [-binary FILE] [-cache DIR] [-keep] observe|actuate")
 		os.Exit(64)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

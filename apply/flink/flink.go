@@ -1,0 +1,547 @@
+// Package flink carries out actions on a Flink cluster through its REST interface.
+//
+// A change of parallelism is one PUT of a job's resource requirements, whatever
+// the number of components; it needs the adaptive scheduler, and the same PUT again
+// changes nothing. A restart, with other arguments or the same, is a stop with
+// savepoint and a new run from it: the savepoint's trigger and the new run have ids
+// that are worked out from the action, so that asking again finds what was done.
+package flink
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/apply"
+	"github.com/dhalion-go/dhalion/internal/engine/flink"
+)
+
+// Start says how a job is started anew: what Flink does not tell of a running
+// one.
+type Start struct {
+	Jar        string   // name of an uploaded jar, as it was uploaded
+	Class      string   // entry class; empty: the jar's
+	Arguments  []string // of the program, before any knob was set
+	Savepoints string   // folder; empty: the cluster's
+}
+
+// Actuator acts on the jobs of one cluster. It is made for one job.
+type Actuator struct {
+	Client *flink.Client
+	Job    string // Flink's name of it
+	Start  *Start // nil: the job cannot be started anew
+	// Arguments are those of the present run where we started it; nil: as in Start.
+	Arguments []string
+	// Wait sleeps, and returns early with the context's error when it ends.
+	Wait func(ctx context.Context, d time.Duration) error
+}
+
+var _ apply.Actuator = (*Actuator)(nil)
+
+// note is what an intent remembers.
+type note struct {
+	Run         string         `json:"run"`                   // that was found running
+	Parallelism map[string]int `json:"parallelism,omitempty"` // by component
+	Vertices    map[string]int `json:"vertices,omitempty"`    // the same by vertex id
+	Next        string         `json:"next,omitempty"`        // id of the new run
+	Trigger     string         `json:"trigger,omitempty"`     // of the savepoint
+	Jar         string         `json:"jar,omitempty"`
+	Arguments   []string       `json:"arguments,omitempty"`
+	Worker      string         `json:"worker,omitempty"` // to be left
+}
+
+// Prepare finds the job's present run and works out the requests.
+func (a *Actuator) Prepare(ctx context.Context, c apply.Call) (apply.Intent, error) {
+	run, err := a.run(ctx)
+	if err != nil {
+		return apply.Intent{}, err
+	}
+	switch kind := c.Actions[0].Kind; kind {
+	case dhalion.SetParallelism:
+		return a.prepareRescale(ctx, c, run)
+	case dhalion.SetKnob, dhalion.Restart:
+		return a.prepareRestart(ctx, c, run)
+	default:
+		return apply.Intent{}, fmt.Errorf("flink: no REST call does %s: declare a hook that does", kind)
+	}
+}
+
+// run is the present run of the job.
+func (a *Actuator) run(ctx context.Context) (flink.Job, error) {
+	all, err := ask[flink.JobsOverview](ctx, a.Client, "/jobs/overview")
+	if err != nil {
+		return flink.Job{}, err
+	}
+	var found []flink.Job
+	for _, s := range all.Jobs {
+		if flink.Name(s.Name, s.ID) != a.Job || flink.Terminal(s.State) {
+			continue
+		}
+		job, err := ask[flink.Job](ctx, a.Client, "/jobs/"+s.ID)
+		if err != nil {
+			return flink.Job{}, err
+		}
+		found = append(found, job)
+	}
+	switch {
+	case len(found) == 0:
+		return flink.Job{}, fmt.Errorf("flink: no run of %s is alive", a.Job)
+	case len(found) > 1:
+		return flink.Job{}, fmt.Errorf("flink: %d runs are called %s, and which is meant is not known", len(found), a.Job)
+	case found[0].State != flink.Running:
+		return flink.Job{}, fmt.Errorf("flink: %s is %s; it can be changed while it is %s", a.Job, found[0].State, flink.Running)
+	}
+	return found[0], nil
+}
+
+func (a *Actuator) prepareRescale(ctx context.Context, c apply.Call, run flink.Job) (apply.Intent, error) {
+	n := note{Run: run.ID, Parallelism: map[string]int{}, Vertices: map[string]int{}}
+	names := flink.ComponentNames(run.Vertices)
+	for _, x := range c.Actions {
+		to, ok := x.To.Number()
+		if !ok || to < 1 || to != float64(int(to)) {
+			return apply.Intent{}, fmt.Errorf("flink: %s instances of %s: it is no whole number from 1", x.To, x.Target.Component)
+		}
+		n.Parallelism[x.Target.Component] = int(to)
+	}
+	have := 0 // slots that the job takes now: slots are shared, so the widest vertex counts
+	need := 0
+	for _, v := range run.Vertices {
+		now := max(0, v.Parallelism.Int())
+		have = max(have, now)
+		want, changed := n.Parallelism[names[v.ID]]
+		if !changed {
+			need = max(need, now)
+			continue
+		}
+		if most := v.MaxParallelism.Int(); most > 0 && want > most {
+			return apply.Intent{}, fmt.Errorf("flink: %d instances of %s: its maximum parallelism is %d", want, names[v.ID], most)
+		}
+		n.Vertices[v.ID] = want
+		need = max(need, want)
+	}
+	for name := range n.Parallelism {
+		if !slices.Contains(slices.Collect(maps.Values(names)), name) {
+			return apply.Intent{}, fmt.Errorf("flink: %s has no component %s", a.Job, name)
+		}
+	}
+	if err := a.checkSlots(ctx, have, need); err != nil {
+		return apply.Intent{}, err
+	}
+	path := "/jobs/" + run.ID + "/resource-requirements"
+	present, err := ask[flink.Requirements](ctx, a.Client, path)
+	if err != nil {
+		return apply.Intent{}, fmt.Errorf("%w (a job is rescaled while it runs by the adaptive scheduler only: jobmanager.scheduler: adaptive)", err)
+	}
+	body := map[string]any{}
+	for id, r := range present {
+		low, high := max(1, r.Parallelism.LowerBound.Int()), max(1, r.Parallelism.UpperBound.Int())
+		if want, changed := n.Vertices[id]; changed {
+			low, high = min(low, want), want
+		}
+		body[id] = map[string]any{"parallelism": map[string]int{"lowerBound": low, "upperBound": high}}
+	}
+	request, err := json.Marshal(body)
+	if err != nil {
+		return apply.Intent{}, fmt.Errorf("flink: requirements of %s: %w", a.Job, err)
+	}
+	return intent(c, n, apply.Request{Method: "PUT", Path: path, Body: request})
+}
+
+// checkSlots refuses to ask for more than the cluster has: Flink would run the job
+// with fewer instances and say nothing.
+func (a *Actuator) checkSlots(ctx context.Context, have, need int) error {
+	overview, err := ask[struct {
+		Free flink.Number `json:"slots-available"`
+	}](ctx, a.Client, "/overview")
+	if err != nil {
+		return err
+	}
+	if free := overview.Free.Int(); free >= 0 && need > have+free {
+		return fmt.Errorf("flink: %d slots are needed, and %d are there: %d of %s and %d free ones", need, have+free, have, a.Job, free)
+	}
+	return nil
+}
+
+func (a *Actuator) prepareRestart(ctx context.Context, c apply.Call, run flink.Job) (apply.Intent, error) {
+	if a.Start == nil || a.Start.Jar == "" {
+		return apply.Intent{}, fmt.Errorf("flink: how %s is started is not known: give its jar and arguments under start: in dhalion.yaml", a.Job)
+	}
+	n := note{Run: run.ID, Next: idOf(c.ID, "run"), Trigger: idOf(c.ID, "stop")}
+	if n.Run == n.Next {
+		return apply.Intent{}, fmt.Errorf("flink: run %s is the one that this action starts", n.Run)
+	}
+	var err error
+	if n.Jar, err = a.jar(ctx); err != nil {
+		return apply.Intent{}, err
+	}
+	n.Arguments = slices.Clone(a.Start.Arguments)
+	if a.Arguments != nil {
+		n.Arguments = slices.Clone(a.Arguments)
+	}
+	for _, x := range c.Actions {
+		if x.Kind == dhalion.SetKnob {
+			n.Arguments = withArgument(n.Arguments, x.Argument, x.To.String())
+		}
+	}
+	stop, err := json.Marshal(a.stopBody(n))
+	if err != nil {
+		return apply.Intent{}, fmt.Errorf("flink: stop %s: %w", a.Job, err)
+	}
+	start, err := json.Marshal(a.startBody(n, "(of the stop)"))
+	if err != nil {
+		return apply.Intent{}, fmt.Errorf("flink: start %s: %w", a.Job, err)
+	}
+	return intent(c, n,
+		apply.Request{Method: "POST", Path: "/jobs/" + run.ID + "/stop", Body: stop},
+		apply.Request{Method: "POST", Path: "/jars/" + n.Jar + "/run", Body: start})
+}
+
+func (a *Actuator) stopBody(n note) map[string]any {
+	body := map[string]any{"drain": false, "triggerId": n.Trigger}
+	if a.Start.Savepoints != "" {
+		body["targetDirectory"] = a.Start.Savepoints
+	}
+	return body
+}
+
+func (a *Actuator) startBody(n note, savepoint string) map[string]any {
+	body := map[string]any{"programArgsList": n.Arguments, "savepointPath": savepoint, "jobId": n.Next, "allowNonRestoredState": false}
+	if a.Start.Class != "" {
+		body["entryClass"] = a.Start.Class
+	}
+	return body
+}
+
+// withArgument sets an argument: "--salt 4" as two, "--salt=4" as one, or behind
+// all others where it was not there.
+func withArgument(all []string, name, value string) []string {
+	for i, x := range all {
+		switch {
+		case x == name && i+1 < len(all):
+			all[i+1] = value
+			return all
+		case strings.HasPrefix(x, name+"="):
+			all[i] = name + "=" + value
+			return all
+		}
+	}
+	return append(all, name, value)
+}
+
+// idOf is an id as Flink has them, 32 hexadecimal digits, that only this action
+// has.
+func idOf(call, what string) string {
+	sum := sha256.Sum256([]byte("dhalion " + what + " " + call))
+	return hex.EncodeToString(sum[:16])
+}
+
+// jar is the id of the newest upload of the configured name.
+func (a *Actuator) jar(ctx context.Context) (string, error) {
+	list, err := ask[struct {
+		Files []struct {
+			ID       string
+			Name     string
+			Uploaded flink.Number
+		}
+	}](ctx, a.Client, "/jars")
+	if err != nil {
+		return "", err
+	}
+	id, newest := "", -1.0
+	for _, f := range list.Files {
+		if at, _ := f.Uploaded.Get(); (f.Name == a.Start.Jar || f.ID == a.Start.Jar) && at > newest {
+			id, newest = f.ID, at
+		}
+	}
+	if id == "" {
+		return "", fmt.Errorf("flink: no uploaded jar is called %s", a.Start.Jar)
+	}
+	return id, nil
+}
+
+// intent puts an intent together.
+func intent(c apply.Call, n note, requests ...apply.Request) (apply.Intent, error) {
+	kept, err := json.Marshal(n)
+	if err != nil {
+		return apply.Intent{}, fmt.Errorf("flink: prepare %s: %w", c.ID, err)
+	}
+	return apply.Intent{ID: c.ID, Requests: requests, Note: kept}, nil
+}
+
+func noteOf(i apply.Intent) (n note, err error) {
+	if err := json.Unmarshal(i.Note, &n); err != nil {
+		return n, fmt.Errorf("flink: the journal's note of %s: %w", i.ID, err)
+	}
+	return n, nil
+}
+
+// Act sends what was prepared.
+func (a *Actuator) Act(ctx context.Context, c apply.Call, i apply.Intent) apply.Result {
+	n, err := noteOf(i)
+	if err != nil {
+		return apply.Result{Outcome: apply.Refused, Detail: err.Error()}
+	}
+	if n.Next != "" {
+		return a.restart(ctx, n)
+	}
+	r := i.Requests[0]
+	return resultOf(a.Client.Do(ctx, r.Method, r.Path, r.Body))
+}
+
+// resultOf says what an answer means. No answer, a server's error and 404 (the
+// JobManager is coming back and does not know the job yet) may pass.
+func resultOf(answer flink.Answer) apply.Result {
+	r := apply.Result{Answer: answer.Body}
+	switch {
+	case answer.OK():
+		r.Outcome = apply.Done
+	case answer.Status == 0:
+		r.Outcome, r.Detail = apply.Unsure, "no answer: "+answer.Error
+	case answer.Status >= 500 || answer.Status == 404 || answer.Status == 408 || answer.Status == 429:
+		r.Outcome, r.Detail = apply.Unsure, fmt.Sprintf("HTTP %d: %s", answer.Status, brief(answer.Body))
+	default:
+		r.Outcome, r.Detail = apply.Refused, fmt.Sprintf("HTTP %d: %s", answer.Status, brief(answer.Body))
+	}
+	return r
+}
+
+// brief is the first line of an error's text.
+func brief(body []byte) string {
+	var told struct{ Errors []string }
+	text := string(body)
+	if json.Unmarshal(body, &told) == nil && len(told.Errors) > 0 {
+		text = told.Errors[0]
+		for _, e := range told.Errors {
+			// The first one says only that something went wrong inside.
+			if _, cause, ok := strings.Cut(e, "Caused by: "); ok {
+				text = cause
+				break
+			}
+		}
+	}
+	text, _, _ = strings.Cut(text, "\n")
+	if len(text) > 300 {
+		text = strings.ToValidUTF8(text[:300], "") + "…"
+	}
+	return text
+}
+
+// restart stops the run with a savepoint and starts the next from it. Each part
+// is skipped when the engine says that it was done.
+func (a *Actuator) restart(ctx context.Context, n note) apply.Result {
+	if answer := a.Client.Get(ctx, "/jobs/"+n.Next); answer.OK() {
+		return apply.Result{Outcome: apply.Done, Detail: "run " + n.Next + " is there"}
+	} else if answer.Status != 404 {
+		return resultOf(answer)
+	}
+	savepoint, r := a.stop(ctx, n)
+	if savepoint == "" {
+		return r
+	}
+	body, err := json.Marshal(a.startBody(n, savepoint))
+	if err != nil {
+		return apply.Result{Outcome: apply.Refused, Detail: err.Error()}
+	}
+	r = resultOf(a.Client.Do(ctx, "POST", "/jars/"+n.Jar+"/run", body))
+	if r.Outcome != apply.Done {
+		// The old run is gone: whatever Flink said, this must not end as "nothing
+		// changed".
+		r.Outcome, r.Detail = apply.Unsure, fmt.Sprintf("run %s is stopped with savepoint %s and run %s did not start: %s", n.Run, savepoint, n.Next, r.Detail)
+	}
+	return r
+}
+
+// stop ends the run with a savepoint and returns where that is; else what came
+// instead.
+func (a *Actuator) stop(ctx context.Context, n note) (savepoint string, r apply.Result) {
+	job, err := ask[flink.Job](ctx, a.Client, "/jobs/"+n.Run)
+	if err != nil {
+		return "", apply.Result{Outcome: apply.Unsure, Detail: err.Error()}
+	}
+	if !flink.Terminal(job.State) {
+		body, err := json.Marshal(a.stopBody(n))
+		if err != nil {
+			return "", apply.Result{Outcome: apply.Refused, Detail: err.Error()}
+		}
+		if r := resultOf(a.Client.Do(ctx, "POST", "/jobs/"+n.Run+"/stop", body)); r.Outcome != apply.Done {
+			return "", r
+		}
+	}
+	for {
+		answer := a.Client.Get(ctx, "/jobs/"+n.Run+"/savepoints/"+n.Trigger)
+		status, err := flink.Decode[struct {
+			Status    struct{ ID string }
+			Operation struct {
+				Location string
+				Failure  *struct {
+					Class string
+				} `json:"failure-cause"`
+			}
+		}](answer.Body)
+		switch {
+		case answer.OK() && err == nil && status.Operation.Location != "":
+			return status.Operation.Location, apply.Result{}
+		case answer.OK() && err == nil && status.Operation.Failure != nil:
+			return "", apply.Result{Outcome: apply.Refused, Detail: "the savepoint failed and the job goes on: " + status.Operation.Failure.Class}
+		case answer.Status == 404:
+			// The trigger was forgotten, five minutes after its end or with the
+			// JobManager; the job's own history may still know the savepoint.
+			if place := a.lastSavepoint(ctx, n.Run); place != "" {
+				return place, apply.Result{}
+			}
+			return "", apply.Result{Outcome: apply.Unsure, Detail: fmt.Sprintf("run %s is %s, and its savepoint is not known", n.Run, job.State)}
+		}
+		if err := a.Wait(ctx, 250*time.Millisecond); err != nil {
+			return "", apply.Result{Outcome: apply.Unsure, Detail: "the savepoint is not finished: " + err.Error()}
+		}
+	}
+}
+
+// lastSavepoint is the newest savepoint of a run that has finished.
+func (a *Actuator) lastSavepoint(ctx context.Context, run string) string {
+	job, err := ask[flink.Job](ctx, a.Client, "/jobs/"+run)
+	if err != nil || job.State != flink.Finished {
+		return ""
+	}
+	history, err := ask[struct {
+		Latest struct {
+			Savepoint *struct {
+				Path string `json:"external_path"`
+			}
+		}
+	}](ctx, a.Client, "/jobs/"+run+"/checkpoints")
+	if err != nil || history.Latest.Savepoint == nil {
+		return ""
+	}
+	return history.Latest.Savepoint.Path
+}
+
+// Look asks Flink how a call stands.
+func (a *Actuator) Look(ctx context.Context, c apply.Call, i apply.Intent) (apply.Standing, string) {
+	n, err := noteOf(i)
+	if err != nil {
+		return apply.Unknown, err.Error()
+	}
+	if n.Next != "" {
+		return a.lookRestart(ctx, n)
+	}
+	return a.lookRescale(ctx, n)
+}
+
+func (a *Actuator) lookRescale(ctx context.Context, n note) (apply.Standing, string) {
+	required, err := ask[flink.Requirements](ctx, a.Client, "/jobs/"+n.Run+"/resource-requirements")
+	if err != nil {
+		return apply.Unknown, err.Error()
+	}
+	for id, want := range n.Vertices {
+		if got := required[id].Parallelism.UpperBound.Int(); got != want {
+			return apply.Undone, fmt.Sprintf("%d instances are asked for, not %d", got, want)
+		}
+	}
+	job, err := ask[flink.Job](ctx, a.Client, "/jobs/"+n.Run)
+	if err != nil {
+		return apply.Unknown, err.Error()
+	}
+	if flink.Terminal(job.State) {
+		return apply.Failed, fmt.Sprintf("run %s is %s", n.Run, job.State)
+	}
+	names := flink.ComponentNames(job.Vertices)
+	for _, v := range job.Vertices {
+		if want, ok := n.Vertices[v.ID]; ok && v.Parallelism.Int() != want {
+			return apply.Working, fmt.Sprintf("%s has %d instances, and %d are asked for", names[v.ID], v.Parallelism.Int(), want)
+		}
+	}
+	return running(job)
+}
+
+func (a *Actuator) lookRestart(ctx context.Context, n note) (apply.Standing, string) {
+	answer := a.Client.Get(ctx, "/jobs/"+n.Next)
+	if answer.Status == 404 {
+		return apply.Undone, "run " + n.Next + " is not there"
+	}
+	if !answer.OK() {
+		return apply.Unknown, refusal(answer).Error()
+	}
+	job, err := flink.Decode[flink.Job](answer.Body)
+	switch {
+	case err != nil:
+		return apply.Unknown, err.Error()
+	case flink.Terminal(job.State):
+		return apply.Failed, fmt.Sprintf("run %s is %s", n.Next, job.State)
+	}
+	return running(job)
+}
+
+// running reports whether every task of a job runs.
+func running(job flink.Job) (apply.Standing, string) {
+	if job.State != flink.Running {
+		return apply.Working, "the job is " + job.State
+	}
+	up, all := 0.0, 0.0
+	for _, v := range job.Vertices {
+		n, _ := v.Tasks.Of(flink.Running)
+		total := float64(max(0, v.Parallelism.Int()))
+		up, all = up+min(n, total), all+total
+	}
+	if up < all {
+		return apply.Working, fmt.Sprintf("%.0f of %.0f tasks run", up, all)
+	}
+	return apply.Settled, fmt.Sprintf("%.0f tasks run", all)
+}
+
+// Moved says whether a job runs without any instance on a worker, for what a hook
+// should bring about.
+func (a *Actuator) Moved(ctx context.Context, worker string) (apply.Standing, string) {
+	run, err := a.run(ctx)
+	if err != nil {
+		return apply.Working, err.Error()
+	}
+	var left []string
+	names := flink.ComponentNames(run.Vertices)
+	for _, v := range run.Vertices {
+		detail, err := ask[flink.VertexDetail](ctx, a.Client, "/jobs/"+run.ID+"/vertices/"+v.ID)
+		if err != nil {
+			return apply.Unknown, err.Error()
+		}
+		for _, s := range detail.Subtasks {
+			if s.Worker() == worker {
+				left = append(left, fmt.Sprintf("%s[%d]", names[v.ID], s.Index.Int()))
+			}
+		}
+	}
+	if len(left) > 0 {
+		slices.SortFunc(left, cmp.Compare[string])
+		return apply.Undone, fmt.Sprintf("%s is still on worker %s", strings.Join(left, ", "), worker)
+	}
+	return running(run)
+}
+
+// ask gets and decodes an answer.
+func ask[T any](ctx context.Context, c *flink.Client, path string) (T, error) {
+	answer := c.Get(ctx, path)
+	if !answer.OK() {
+		var none T
+		return none, refusal(answer)
+	}
+	v, err := flink.Decode[T](answer.Body)
+	if err != nil {
+		return v, fmt.Errorf("flink: GET %s: %w", path, err)
+	}
+	return v, nil
+}
+
+func refusal(answer flink.Answer) error {
+	if answer.Status == 0 {
+		return fmt.Errorf("flink: %s %s: no answer: %s", answer.Method, answer.Path, answer.Error)
+	}
+	return fmt.Errorf("flink: %s %s: HTTP %d: %s", answer.Method, answer.Path, answer.Status, brief(answer.Body))
+}
