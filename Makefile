@@ -15,7 +15,7 @@ SEED        ?= 1
 LANES       ?= 3
 DEMO_HOME   ?= $(shell echo $${TMPDIR:-/tmp})/dhalion-demo
 
-.PHONY: e2e-observe e2e-actuate help build check fmt vet staticcheck cross test fuzz crash-store bench demo score lab lab-schedule clean
+.PHONY: e2e-observe e2e-actuate help build check fmt vet staticcheck cross test fuzz crash-store chaos-polls bench demo score lab lab-schedule clean
 
 help: ## say what each target does
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ fuzz: ## every fuzz target for FUZZTIME (10m)
 
 crash-store: ## kill ingests, compactions and PostgreSQL 230 times (15 min)
 	DHALION_CRASHES=100 $(GO) test -run Killed -timeout 60m -v ./cmd/dhalion
+
+chaos-polls: ## 10,000 polls of a Flink that answers slowly, partly, wrongly and not at all (an hour; make test does 200)
+	DHALION_POLLS=10000 $(GO) test -run SpoiledAnswer -timeout 120m -v ./ingest/flink
 
 bench: build ## against psql, DuckDB and polars, ratios asserted with slack (10 min); then the packages' own benchmarks
 	$(GO) run ./lab/bench -binary $(BIN) ingest

@@ -34,8 +34,10 @@ type recorded struct {
 
 func (a *app) recordCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "record ENGINE",
+		Use:   "record",
 		Short: "Write down what an engine answers, to read it later",
+		Example: `  dhalion record flink http://jobmanager:8081 --out monday.jsonl.gz
+  dhalion ingest monday.jsonl.gz`,
 	}
 	return group(c, a.recordFlink())
 }

@@ -221,7 +221,7 @@ func undamaged(c *flinktest.Cluster, at time.Time, runs map[string][]flinktest.V
 //
 // DHALION_POLLS=10000 is the long form.
 func TestASpoiledAnswerGivesNoFalseMeasurement(t *testing.T) {
-	polls := 300
+	polls := 200
 	if text := os.Getenv("DHALION_POLLS"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil {

@@ -54,7 +54,8 @@ type process struct {
 	done chan struct{} // closed when it has ended
 }
 
-// readyWithin bounds the start of a cluster: about 20 s on two idle cores.
+// readyWithin bounds the start of a cluster (10 s on two idle cores, a minute where
+// others compile) and that of a job (3 s).
 const readyWithin = 3 * time.Minute
 
 // Start starts a cluster and returns when every TaskManager has registered.
@@ -153,9 +154,7 @@ func (c *Cluster) configure() error {
 		"execution.checkpointing.interval": "10s", "execution.checkpointing.tolerable-failed-checkpoints": "100000",
 		"execution.checkpointing.dir": at("checkpoints"), "state.checkpoints.dir": at("checkpoints"),
 		"execution.checkpointing.savepoint-dir": at("savepoints"), "state.savepoints.dir": at("savepoints"),
-		// Its 10 s are too short when several clusters start at once.
-		"pekko.startup-timeout": "60s",
-		"heartbeat.interval":    "2000",
+		"heartbeat.interval": "2000",
 		// A worker that was killed is missed by two heartbeats that find nobody; one that
 		// waits for a processor while others start is not to be lost.
 		"heartbeat.timeout":     "30000",
@@ -325,7 +324,10 @@ var (
 func (c *Cluster) java(name string, options []string, class string, settings ...string) (*process, error) {
 	conf := filepath.Join(c.config.Dir, "conf")
 	// Many JVMs share few cores: one compiler that is quickly done, one collector.
-	args := append([]string{"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"}, options...)
+	args := append([]string{"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto",
+		// Ten seconds by default, too short when several clusters start at once; Flink's
+		// option pekko.startup-timeout does not reach it.
+		"-Dpekko.remote.classic.startup-timeout=60s"}, options...)
 	for _, e := range exports {
 		args = append(args, "--add-exports="+e+"=ALL-UNNAMED")
 	}
@@ -453,7 +455,7 @@ func (c *Cluster) State(ctx context.Context, run string) (string, error) {
 
 // WaitRunning returns when a run is RUNNING with every task of it.
 func (c *Cluster) WaitRunning(ctx context.Context, run string) error {
-	return c.wait(ctx, time.Minute, "running tasks of "+run, func() (bool, error) {
+	return c.wait(ctx, readyWithin, "running tasks of "+run, func() (bool, error) {
 		var job struct {
 			State    string
 			Vertices []struct{ Status string }

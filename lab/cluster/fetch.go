@@ -21,7 +21,7 @@ import (
 const Default = "2.3.0"
 
 // hashes are the SHA-256 of the packages of apache-flink-libraries on PyPI, by
-// version. Versions before 1.20 have a source archive and no wheel.
+// version. Those of Flink 1 have a source archive and no wheel.
 var hashes = map[string]string{
 	"2.3.0":  "38ece876553286b3a285cf344c2d2038f8a7ca10da5df54d5107250386d64151",
 	"1.20.5": "e6aee62ea1a1fe7b32e28894ad079f3f1a50a372a4caac3df52405267f4228c8",

@@ -23,7 +23,11 @@ const (
 	// earliest: a label holds for a window if it was true in its last 20 s, and a
 	// poll takes 5 s.
 	quietAfter = 25 * time.Second
-	quietEvery = 15 * time.Second
+
+	// failedAfter is the same for failing, which by its definition holds as long as
+	// the last outage is inside the window.
+	failedAfter = 65 * time.Second
+	quietEvery  = 15 * time.Second
 )
 
 // incident is a labelled stretch of a run: the rows that share an id.
@@ -200,7 +204,11 @@ func scoreRun(binary, folder, beside string, rows []label, scores []corpusScore,
 	asked := 0
 	for at := first.Add(time.Minute); !at.After(last); at = at.Add(quietEvery) {
 		if slices.ContainsFunc(all, func(in incident) bool {
-			return !in.quiet() && at.After(in.start) && at.Before(in.last.Add(quietAfter))
+			after := quietAfter
+			if slices.Contains(in.causes(), "failing") {
+				after = failedAfter
+			}
+			return !in.quiet() && at.After(in.start) && at.Before(in.last.Add(after))
 		}) {
 			continue
 		}

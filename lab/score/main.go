@@ -18,7 +18,7 @@
 // A folder whose labels.csv has a column incident is a corpus of the lab: a run
 // has many incidents, each a few rows, and its history is Arrow or Parquet with
 // RUN.topology.yaml beside it. Each incident is asked for 3 s before it ends, quiet
-// windows every 15 s from 25 s after a fault to the next; the score is printed by
+// windows every 15 s from 25 s (of failing 65 s) after a fault to the next; the score is printed by
 // cause, magnitude and shape, with 95 % intervals.
 //
 // With -beside POLICY each recording has a second row, what that policy says of

@@ -171,20 +171,30 @@ func TestNoMoreRequestsAreOnTheirWayThanAllowed(t *testing.T) {
 }
 
 func TestAPutIsSentOnceWithItsBody(t *testing.T) {
-	var got []string
+	got := make(chan string, 10)
 	base := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		got = append(got, r.Method+" "+r.URL.Path+" "+string(body)+" "+r.Header.Get("Content-Type"))
-		if len(got) == 1 {
+		got <- r.Method + " " + r.URL.Path + " " + string(body) + " " + r.Header.Get("Content-Type")
+		if r.URL.Path == "/broken" {
 			panic(http.ErrAbortHandler) // the connection ends without an answer
 		}
 		w.WriteHeader(http.StatusAccepted)
 	})
 	c := newClient(t, base, Options{})
-	for i, status := range []int{0, 202} {
-		a := c.Do(context.Background(), "PUT", "/jobs/x/resource-requirements", []byte(`{ "v": 1 }`))
-		if a.Status != status || string(a.Request) != `{"v":1}` || len(got) != i+1 || got[i] != `PUT /jobs/x/resource-requirements { "v": 1 } application/json` {
-			t.Errorf("%+v, %q", a, got)
+	// The second goes over a connection that was used before.
+	for _, x := range []struct {
+		path   string
+		status int
+	}{{"/fine", 202}, {"/broken", 0}, {"/fine", 202}} {
+		a := c.Do(context.Background(), "PUT", x.path, []byte(`{ "v": 1 }`))
+		if a.Status != x.status || string(a.Request) != `{"v":1}` {
+			t.Errorf("%+v", a)
+		}
+		if n := len(got); n != 1 {
+			t.Fatalf("%s came %d times", x.path, n)
+		}
+		if text := <-got; text != "PUT "+x.path+` { "v": 1 } application/json` {
+			t.Errorf("%s", text)
 		}
 	}
 }

@@ -121,13 +121,14 @@ func TestAPollKeepsToItsBudget(t *testing.T) {
 		jobs    [][]flinktest.Vertex
 		workers int
 		every   time.Duration
+		polls   int
 	}{
-		{"a small job", [][]flinktest.Vertex{small}, 5, 5 * time.Second},
-		{"500 subtasks", [][]flinktest.Vertex{wide}, 50, 5 * time.Second},
-		{"seven jobs", [][]flinktest.Vertex{small, small, wide, small, small, small, small}, 20, 5 * time.Second},
-		{"polls at odd times", [][]flinktest.Vertex{small}, 5, 3 * time.Second},
-		{"seldom polls", [][]flinktest.Vertex{small}, 5, 30 * time.Second},
-		{"every second", [][]flinktest.Vertex{small}, 5, time.Second},
+		{"a small job", [][]flinktest.Vertex{small}, 5, 5 * time.Second, 30},
+		{"500 subtasks", [][]flinktest.Vertex{wide}, 50, 5 * time.Second, 6},
+		{"seven jobs", [][]flinktest.Vertex{small, small, wide, small, small, small, small}, 20, 5 * time.Second, 6},
+		{"polls at odd times", [][]flinktest.Vertex{small}, 5, 3 * time.Second, 30},
+		{"seldom polls", [][]flinktest.Vertex{small}, 5, 30 * time.Second, 30},
+		{"every second", [][]flinktest.Vertex{small}, 5, time.Second, 30},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newBench(t, c.workers)
@@ -140,7 +141,7 @@ func TestAPollKeepsToItsBudget(t *testing.T) {
 			lately := map[string]time.Time{} // when a TaskManager was asked
 			kinds := map[Kind]int{}
 			var start time.Time
-			for k := range 30 {
+			for k := range c.polls {
 				answers, err := p.Poll(context.Background())
 				if err != nil {
 					t.Fatal(err)
@@ -185,7 +186,7 @@ func TestAPollKeepsToItsBudget(t *testing.T) {
 			}
 			for _, kind := range []Kind{KindVertexMetrics, KindCheckpointConfig, KindCheckpoints, KindExceptions, KindRequirements, KindTaskManagers} {
 				if kinds[kind] == 0 {
-					t.Errorf("nothing of kind %d was asked for in 30 polls", kind)
+					t.Errorf("nothing of kind %d was asked for in %d polls", kind, c.polls)
 				}
 			}
 		})
