@@ -219,9 +219,10 @@ func undamaged(c *flinktest.Cluster, at time.Time, runs map[string][]flinktest.V
 // in a hundred. Everything that is measured must be what the unspoiled answers
 // give; a count of restarts may come late but is never too high.
 //
-// DHALION_POLLS=10000 is the long form.
+// DHALION_POLLS=10000 is the long form: DHALION_POLLS=10000 go test -timeout 60m
+// -run Spoiled -v ./ingest/flink
 func TestASpoiledAnswerGivesNoFalseMeasurement(t *testing.T) {
-	polls := 200
+	polls := 130
 	if text := os.Getenv("DHALION_POLLS"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil {

@@ -268,3 +268,31 @@ func TestARunThatMustBeAloneWaitsForTheOthersAndTheyForIt(t *testing.T) {
 		t.Errorf("the order was %v: five runs, b twice", order)
 	}
 }
+
+func TestOnlyWhatEndsSoonGoesBeforeARunThatMustBeAlone(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	run := func(name string, healthy time.Duration, alone bool) task {
+		return task{s: scenario.Scenario{Name: name, Healthy: scenario.Duration(healthy), Alone: alone}}
+	}
+	// A run without incidents takes 20 s and its healthy time.
+	q := &queue{waiting: []task{run("burn", time.Minute, true), run("long", 10*time.Minute, false), run("short", 4*time.Minute, false)}}
+	if i := q.choose(now); i != 0 {
+		t.Errorf("on a free machine: %d, want the one that must be alone", i)
+	}
+	other := run("other", 0, false)
+	other.ends = now.Add(4 * time.Minute)
+	q.running = []task{other}
+	// 4:20 is within a minute of the end of the other one, 10:20 is not.
+	if i := q.choose(now); i != 2 {
+		t.Errorf("beside one that ends in 4 min: %d, want the short one", i)
+	}
+	q.running[0].ends = now.Add(3 * time.Minute)
+	if i := q.choose(now); i != -1 {
+		t.Errorf("beside one that ends in 3 min: %d, want none", i)
+	}
+	q.running[0].s.Alone = true
+	q.running[0].ends = now.Add(time.Hour)
+	if i := q.choose(now); i != -1 {
+		t.Errorf("beside one that must be alone: %d, want none", i)
+	}
+}
