@@ -123,6 +123,35 @@ func rebuild(ctx context.Context, o options) error {
 	return nil
 }
 
+// addMissing puts the recorded runs into the corpus that are not in it: those of a
+// runner that was stopped.
+func addMissing(ctx context.Context, o options) error {
+	tool, err := filepath.Abs(o.binary)
+	if err != nil {
+		return err
+	}
+	logs, err := filepath.Glob(filepath.Join(o.out, "runs", "*.json"))
+	if err != nil {
+		return err
+	}
+	rows, err := readTable(filepath.Join(o.corpus, "runs.csv"), runsHeader)
+	if err != nil {
+		return err
+	}
+	for _, path := range logs {
+		run := strings.TrimSuffix(filepath.Base(path), ".json")
+		if slices.ContainsFunc(rows, func(row []string) bool { return row[0] == run }) {
+			continue
+		}
+		text, err := addRun(ctx, o, tool, run)
+		if err != nil {
+			return fmt.Errorf("%s: %w", run, err)
+		}
+		fmt.Println(run+":", text)
+	}
+	return nil
+}
+
 // relabel labels every recording that is there again, by the rules of today.
 func relabel(o options) error {
 	logs, err := filepath.Glob(filepath.Join(o.out, "runs", "*.json"))

@@ -94,6 +94,11 @@ func record(ctx context.Context, o options) error {
 			r.queue.waiting = append(r.queue.waiting, task{s: s, attempt: 1})
 		}
 	}
+	if o.corpus != "" {
+		if err := addMissing(ctx, o); err != nil {
+			return err
+		}
+	}
 	if len(r.queue.waiting) == 0 {
 		fmt.Println("every run is recorded")
 		return nil
@@ -187,16 +192,15 @@ func (l *lane) one(ctx context.Context, t task) (again bool, err error) {
 	}
 	part := filepath.Join(l.out, "part")
 	log, err := l.record(ctx, t.s, t.attempt, part)
-	if ctx.Err() != nil {
-		return false, ctx.Err()
-	}
+	stopped := ctx.Err()
 	name := t.s.Name
 	var disturbed errNoisy
 	if err != nil {
 		sound := log.End
-		if errors.As(err, &disturbed) {
+		switch {
+		case errors.As(err, &disturbed):
 			sound = disturbed.from.Add(-time.Second)
-		} else {
+		case stopped == nil:
 			l.stop() // the next run gets a fresh cluster
 		}
 		if rest, ok := log.keep(sound); ok {
@@ -208,6 +212,8 @@ func (l *lane) one(ctx context.Context, t task) (again bool, err error) {
 		}
 	}
 	switch to := ""; {
+	case err != nil && stopped != nil:
+		return false, stopped // it begins anew in the next call
 	case errors.As(err, &disturbed):
 		to, again = "noisy", t.attempt < noisyAttempts
 		fallthrough
@@ -231,8 +237,8 @@ func (l *lane) one(ctx context.Context, t task) (again bool, err error) {
 		return false, err
 	}
 	l.say(l, "%s recorded", name)
-	if l.corpus == "" {
-		return false, nil
+	if l.corpus == "" || stopped != nil {
+		return false, stopped // the next call exports it
 	}
 	l.corpusMu.Lock()
 	text, err := addRun(ctx, l.options, l.tool, name)
