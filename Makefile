@@ -55,7 +55,7 @@ fuzz: ## every fuzz target for FUZZTIME (10m)
 crash-store: ## kill ingests, compactions and PostgreSQL 230 times (15 min)
 	DHALION_CRASHES=100 $(GO) test -run Killed -timeout 60m -v ./cmd/dhalion
 
-chaos-polls: ## 10,000 polls of a Flink that answers slowly, partly, wrongly and not at all (an hour; make test does 200)
+chaos-polls: ## 10,000 polls of a Flink that answers slowly, partly, wrongly and not at all (half an hour; make test does 130)
 	DHALION_POLLS=10000 $(GO) test -run SpoiledAnswer -timeout 120m -v ./ingest/flink
 
 bench: build ## against psql, DuckDB and polars, ratios asserted with slack (10 min); then the packages' own benchmarks

@@ -82,7 +82,7 @@ func (a *Actuator) run(ctx context.Context) (flink.Job, error) {
 	}
 	var found []flink.Job
 	for _, s := range all.Jobs {
-		if flink.Name(s.Name, s.ID) != a.Job || flink.Terminal(s.State) {
+		if flink.Name(s.Name, flink.First8(s.ID)) != a.Job || flink.Terminal(s.State) {
 			continue
 		}
 		job, err := ask[flink.Job](ctx, a.Client, "/jobs/"+s.ID)

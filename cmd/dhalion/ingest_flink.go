@@ -76,17 +76,28 @@ func (a *app) poll(ctx context.Context, p *client.Poller, span time.Duration, ta
 		switch {
 		case failed != nil && failed.Error() != said:
 			said, silent = failed.Error(), 0
-			fmt.Fprintf(a.err, "dhalion: this poll gave nothing: %s\n", plain(said))
+			a.remark("this poll gave nothing: %s", plain(said))
 		case failed != nil:
 			silent++
 		case said != "":
-			fmt.Fprintf(a.err, "dhalion: polls give something again, after %s without\n", plural(silent+1, "poll"))
+			a.remark("polls give something again, after %s without", plural(silent+1, "poll"))
 			said = ""
 		}
 		if interval := p.UpdateInterval(); polls == 0 && interval > 0 && p.Every() < interval {
-			fmt.Fprintf(a.err, "dhalion: Flink renews its metrics every %s only, so that some polls give no rates;\n  set metrics.fetcher.update-interval lower, or --every higher\n", interval)
+			a.remark("Flink renews its metrics every %s only, so that some polls give no rates;\n  set metrics.fetcher.update-interval lower, or --every higher", interval)
 		}
 	}
+}
+
+// clearLine takes away what a progress line left of the terminal's line.
+const clearLine = "\x1b[K"
+
+// remark says something in the middle of the work.
+func (a *app) remark(format string, args ...any) {
+	if _, shown := terminal(a.err); shown {
+		fmt.Fprint(a.err, clearLine)
+	}
+	fmt.Fprintf(a.err, "dhalion: "+format+"\n", args...)
 }
 
 func (a *app) ingestFlink() *cobra.Command {
@@ -160,7 +171,7 @@ func (a *app) followFlink(ctx context.Context, st *store.Store, poller *client.P
 		}
 		given, err := assembler.Poll(answers)
 		if err != nil {
-			fmt.Fprintf(a.err, "dhalion: this poll gave nothing: %v\n", err)
+			a.remark("this poll gave nothing: %v", err)
 			return nil
 		}
 		result, err := a.ingestSource(ctx, st, in, given.Source())

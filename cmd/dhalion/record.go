@@ -117,7 +117,7 @@ func (a *app) record(ctx context.Context, client *flink.Client, poller *flink.Po
 		r.Requests = poller.Requests()
 		if width, shown := terminal(a.err); shown {
 			line := fmt.Sprintf("%s, %s, %s to %s", plural(r.Polls, "poll"), plural(r.Answers, "answer"), size(file.size), plain(name))
-			fmt.Fprintf(a.err, "\r%s", pad(clip(line, width-1), width-1))
+			fmt.Fprintf(a.err, "%s%s\r", clearLine, clip(line, width-1))
 		}
 		return nil
 	})
@@ -187,6 +187,7 @@ const pollsPerFrame = 12
 type recording struct {
 	f     *os.File
 	fresh bool // it was not there
+	lose  bool // what is in it, when there is something to write
 	size  int64
 	kind  string // how it is compressed: gz, zst or not at all
 	text  bytes.Buffer
@@ -209,7 +210,7 @@ func openRecording(name string, add, force bool) (*recording, error) {
 		case !info.Mode().IsRegular():
 			return nil, fmt.Errorf("record: %s is no file", name)
 		case force:
-			mode |= os.O_TRUNC
+			r.lose = true
 		default:
 			if err := r.check(name); err != nil {
 				return nil, err
@@ -337,6 +338,12 @@ func (r *recording) endFrame() error {
 }
 
 func (r *recording) put() error {
+	if r.lose {
+		if err := r.f.Truncate(0); err != nil {
+			return err
+		}
+		r.lose = false
+	}
 	n, err := r.f.Write(r.text.Bytes())
 	r.size += int64(n)
 	return err

@@ -224,10 +224,15 @@ func TestARecordingIsGoneOnWithOrLostOnlyWhenAskedFor(t *testing.T) {
 		if errs, code := record("--append"); code != 0 {
 			t.Errorf("ended with %d: %s", code, errs)
 		}
-		want("gone on with", first+int(asked.Load()))
+		second := int(asked.Load())
+		want("gone on with", first+second)
 		if _, errs, code := s.try(ctx, time.Now, "ingest", file); code != 0 {
 			t.Errorf("ended with %d: %s", code, errs)
 		}
+		if errs, code := record("--force", "--job", "nobody"); code != 1 {
+			t.Errorf("ended with %d: %s", code, errs)
+		}
+		want("not lost for nothing", first+second)
 		if errs, code := record("--force"); code != 0 {
 			t.Errorf("ended with %d: %s", code, errs)
 		}
