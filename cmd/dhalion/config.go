@@ -142,6 +142,8 @@ func (a *app) origins(c *config.Config) ([]origin, error) {
 		h := c.Hooks[name]
 		said(strings.Join(h.Argv, " "), "hooks", name, "argv")
 		said(h.Timeout.String(), "hooks", name, "timeout")
+		said(string(h.Does), "hooks", name, "does")
+		said(h.Match, "hooks", name, "match")
 	}
 	for i, j := range c.Jobs {
 		at := fmt.Sprint(i)
@@ -149,6 +151,12 @@ func (a *app) origins(c *config.Config) ([]origin, error) {
 		said(j.Policy, "jobs", at, "policy")
 		said(j.Mode, "jobs", at, "mode")
 		said(j.Every.String(), "jobs", at, "every")
+		if j.Start != nil {
+			said(j.Start.Jar, "jobs", at, "start", "jar")
+			said(j.Start.Class, "jobs", at, "start", "class")
+			said(strings.Join(j.Start.Arguments, " "), "jobs", at, "start", "arguments")
+			said(j.Start.Savepoints, "jobs", at, "start", "savepoints")
+		}
 	}
 	return all, nil
 }

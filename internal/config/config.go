@@ -73,6 +73,8 @@ type Engine struct {
 type Hook struct {
 	Argv    []string // the program, then its arguments; {worker} and the like stand for the target's parts
 	Timeout time.Duration
+	Does    dhalion.ActionKind // what it is asked to do
+	Match   string             // of a job's whole id, as in Job
 }
 
 // Job says how the jobs that a pattern matches are treated.
@@ -81,6 +83,15 @@ type Job struct {
 	Policy string // name of a built-in one, or a file
 	Mode   string
 	Every  time.Duration // between two judgements
+	Start  *Start        // nil: it cannot be started anew
+}
+
+// Start is how a job is started: what its engine does not tell of one that runs.
+type Start struct {
+	Jar        string   // its name, as it was uploaded
+	Class      string   // entry class; empty: the jar's
+	Arguments  []string // of the program, before any knob was set
+	Savepoints string   // folder; empty: the engine's
 }
 
 // Names are the engines' names, sorted.
@@ -93,6 +104,19 @@ func (c *Config) Names() []string {
 func (c *Config) JobFor(id dhalion.JobID) (int, bool) {
 	i := slices.IndexFunc(c.Jobs, func(j Job) bool { return glob(j.Match, string(id)) })
 	return i, i >= 0
+}
+
+// HookFor is the name of the hook that does an action for a job; false when there
+// is none. Of several the one with the longest pattern counts, then the first by
+// name: the most that is said about a job holds for it.
+func (c *Config) HookFor(kind dhalion.ActionKind, id dhalion.JobID) (name string, ok bool) {
+	for _, n := range slices.Sorted(maps.Keys(c.Hooks)) {
+		h := c.Hooks[n]
+		if h.Does == kind && glob(h.Match, string(id)) && (!ok || len(h.Match) > len(c.Hooks[name].Match)) {
+			name, ok = n, true
+		}
+	}
+	return name, ok
 }
 
 // Line is where a key stands, "engines", "prod", "url"; an entry of a list goes

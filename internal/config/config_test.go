@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -24,9 +25,12 @@ engines:
 hooks:
   kill-worker:
     argv: [bin/kill-tm, "{worker}", -9]
+  resalt: {argv: [bin/resalt, "{argument}", "{to}", "{plan}"], does: set_knob, match: "prod/*"}
+  resalt-orders: {argv: [bin/resalt], does: set_knob, match: "prod/or*"}
 jobs:
   - {match: "prod/word*", policy: wc.yaml, mode: propose, every: 30s}
   - match: "*"
+    start: {jar: orders.jar, class: org.example.Orders, arguments: [--salt, 1, "--at=2"], savepoints: "s3://x/y"}
 database: postgres://dhalion@db/dhalion
 retention: 90d
 `
@@ -43,19 +47,28 @@ func TestAConfigurationIsReadAndItsFilesAreRelativeToIt(t *testing.T) {
 	if lab != (Engine{KindFlink, "http://127.0.0.1:8081", "", "lab.secret", "", 0}) {
 		t.Errorf("lab is %+v", lab)
 	}
-	if h := c.Hooks["kill-worker"]; strings.Join(h.Argv, "|") != "etc/bin/kill-tm|{worker}|-9" || h.Timeout != DefaultHookTimeout {
+	if h := c.Hooks["kill-worker"]; strings.Join(h.Argv, "|") != "etc/bin/kill-tm|{worker}|-9" || h.Timeout != DefaultHookTimeout || h.Does != dhalion.Relocate || h.Match != "*" {
 		t.Errorf("the hook is %+v", h)
 	}
-	if len(c.Jobs) != 2 || c.Jobs[0] != (Job{"prod/word*", "etc/wc.yaml", ModePropose, 30 * time.Second}) || c.Jobs[1] != (Job{"*", DefaultPolicy, DefaultMode, DefaultEvery}) {
+	start := &Start{"orders.jar", "org.example.Orders", []string{"--salt", "1", "--at=2"}, "s3://x/y"}
+	if !reflect.DeepEqual(c.Jobs, []Job{{"prod/word*", "etc/wc.yaml", ModePropose, 30 * time.Second, nil}, {"*", DefaultPolicy, DefaultMode, DefaultEvery, start}}) {
 		t.Errorf("the jobs are %+v", c.Jobs)
 	}
 	if c.Database != "postgres://dhalion@db/dhalion" || c.Retention != 90*24*time.Hour {
 		t.Errorf("database %q, retention %s", c.Database, c.Retention)
 	}
+	for job, want := range map[dhalion.JobID]string{"prod/words": "resalt", "prod/orders": "resalt-orders", "lab/orders": ""} {
+		if name, ok := c.HookFor(dhalion.SetKnob, job); name != want || ok != (want != "") {
+			t.Errorf("the hook that sets knobs of %s is %q, want %q", job, name, want)
+		}
+	}
+	if name, _ := c.HookFor(dhalion.Relocate, "lab/x"); name != "kill-worker" {
+		t.Errorf("the hook that relocates is %q", name)
+	}
 	if line := c.Line("engines", "lab", "url"); line != 6 {
 		t.Errorf("the url of lab is said to be in line %d", line)
 	}
-	if line := c.Line("jobs", "1", "match"); line != 13 {
+	if line := c.Line("jobs", "1", "match"); line != 15 {
 		t.Errorf("the second match is said to be in line %d", line)
 	}
 }
@@ -140,8 +153,11 @@ func TestWhatIsNoYAMLOrOfAnotherShapeIsRefusedWithItsLine(t *testing.T) {
 		"engines: {p: {url: 'http://'}}":          "the url names no host",
 		"engines: {p: {ca_file: ~/ca.pem}}":       "~ is the shell's",
 		"jobs: [{match: a/b}, {match: a/b}]":      `match "a/b" stands in line 1 already`,
-		"retention: 1h":                           "1h is too short: at least 24h0m0s",
-		"database: here":                          "or key=value pairs",
+		"hooks: {k: {argv: [a], does: alert}}":    `does "alert" is none of relocate`,
+		"jobs: [{match: a/b, start: {class: x}}]": "start has no jar",
+		"jobs: [{match: a/b, start: {jar: x, arguments: [[]]}}]": "an argument is a text, and this is a list",
+		"retention: 1h":  "1h is too short: at least 24h0m0s",
+		"database: here": "or key=value pairs",
 	} {
 		if _, err := Parse("dhalion.yaml", []byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %s", text, err, want)

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/dhalion-go/dhalion"
 )
 
 // Parse reads the content of a file. It walks the YAML itself, instead of
@@ -108,8 +110,10 @@ func (r *reader) engine(at, name string, n *yaml.Node) {
 }
 
 func (r *reader) hook(at, name string, n *yaml.Node) {
-	h := Hook{Timeout: DefaultHookTimeout}
+	h := Hook{Timeout: DefaultHookTimeout, Does: dhalion.Relocate, Match: "*"}
 	read := r.fields(n, at, map[string]func(string, *yaml.Node){
+		"does":    func(_ string, n *yaml.Node) { h.Does = dhalion.ActionKind(r.oneOf(n, "does", hookKinds...)) },
+		"match":   func(_ string, n *yaml.Node) { h.Match = r.pattern(n) },
 		"argv":    func(_ string, n *yaml.Node) { h.Argv = r.argv(n) },
 		"timeout": func(_ string, n *yaml.Node) { h.Timeout = r.span(n, time.Millisecond, 24*time.Hour) },
 	})
@@ -117,6 +121,40 @@ func (r *reader) hook(at, name string, n *yaml.Node) {
 		r.need(at, "hook "+name, "argv")
 		r.config.Hooks[name] = h
 	}
+}
+
+// hookKinds are the actions that a hook can do.
+var hookKinds = []string{string(dhalion.Relocate), string(dhalion.Repartition), string(dhalion.Restart), string(dhalion.SetKnob), string(dhalion.SetParallelism)}
+
+func (r *reader) start(at string, n *yaml.Node) *Start {
+	s := &Start{}
+	if !r.fields(n, at, map[string]func(string, *yaml.Node){
+		"jar":        func(_ string, n *yaml.Node) { s.Jar = r.text(n) },
+		"class":      func(_ string, n *yaml.Node) { s.Class = r.text(n) },
+		"arguments":  func(_ string, n *yaml.Node) { s.Arguments = r.arguments(n) },
+		"savepoints": func(_ string, n *yaml.Node) { s.Savepoints = r.text(n) },
+	}) {
+		return nil
+	}
+	r.need(at, "start", "jar")
+	return s
+}
+
+// arguments are those of a program, each as it is written.
+func (r *reader) arguments(n *yaml.Node) []string {
+	arguments := []string{}
+	for _, item := range r.items(n) {
+		value := resolve(item)
+		switch {
+		case value.Kind != yaml.ScalarNode || isNull(value):
+			r.wrong(item.Line, "an argument is a text, and this is %s", kindOf(value))
+		case strings.ContainsRune(value.Value, 0):
+			r.wrong(item.Line, "an argument cannot have a NUL character")
+		default:
+			arguments = append(arguments, value.Value)
+		}
+	}
+	return arguments
 }
 
 func (r *reader) jobs(at string, n *yaml.Node) {
@@ -130,6 +168,7 @@ func (r *reader) jobs(at string, n *yaml.Node) {
 			"policy": func(_ string, n *yaml.Node) { j.Policy = r.policy(n) },
 			"mode":   func(_ string, n *yaml.Node) { j.Mode = r.oneOf(n, "mode", ModeObserve, ModePropose, ModeAuto) },
 			"every":  func(_ string, n *yaml.Node) { j.Every = r.span(n, time.Second, 24*time.Hour) },
+			"start":  func(at string, n *yaml.Node) { j.Start = r.start(at, n) },
 		})
 		if !read {
 			continue
@@ -383,7 +422,7 @@ func (r *reader) database(n *yaml.Node) string {
 }
 
 // placeholders are the parts of a target that a hook's arguments can have.
-var placeholders = []string{"component", "instance", "job", "worker"}
+var placeholders = []string{"argument", "component", "instance", "job", "plan", "to", "worker"}
 
 var placeholder = regexp.MustCompile(`\{([A-Za-z_]+)\}`)
 
