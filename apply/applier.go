@@ -53,6 +53,19 @@ type Actuator interface {
 	Look(ctx context.Context, c Call, i Intent) (s Standing, why string)
 }
 
+// Classed is an Actuator that says itself what a crash in the middle of its
+// actions means; of any other that follows from the kind of action.
+type Classed interface {
+	Class() string
+}
+
+func classOf(actuator Actuator, s Step) string {
+	if c, ok := actuator.(Classed); ok {
+		return c.Class()
+	}
+	return s.Class
+}
+
 // Point is a place where an applier may be interrupted, for tests.
 type Point string
 
@@ -82,6 +95,10 @@ type Applier struct {
 	Now      func() time.Time
 	// Wait sleeps, and returns early with the context's error when it ends.
 	Wait func(ctx context.Context, d time.Duration) error
+
+	// Decided is a person's word on an opaque step that a crash left open: Done, it
+	// was done; Refused, it was not and is tried again. Empty: nobody said.
+	Decided string
 
 	LeaseFor time.Duration // length of a lease; renewed before it is over
 	TryFor   time.Duration // of one attempt at a step
@@ -203,11 +220,7 @@ func (r *round) steps() (state dhalion.PlanState, why string, err error) {
 			r.note(s, "applied", "told")
 			continue
 		}
-		c := Call{ID: fmt.Sprintf("%s-%d", r.id, s.Actions[0]), Plan: r.id, Job: r.plan.Job, Before: r.plan.Topology}
-		for _, i := range s.Actions {
-			c.Actions = append(c.Actions, r.plan.Actions[i])
-		}
-		done, why, err := r.step(s, c, entriesOf(entries, s.Actions[0]))
+		done, why, err := r.step(s, callOf(r.id, r.plan, s), entriesOf(entries, s.Actions[0]))
 		if err != nil {
 			return "", "", err
 		}
@@ -223,6 +236,41 @@ func (r *round) steps() (state dhalion.PlanState, why string, err error) {
 		}
 	}
 	return dhalion.PlanApplied, "", nil
+}
+
+// Prepare works out what every step of a plan would send, and which of them would
+// be refused. It changes nothing.
+func (a *Applier) Prepare(ctx context.Context, id string, p dhalion.Plan) []Step {
+	steps := Steps(p)
+	for i, s := range steps {
+		if len(s.Actions) == 0 || s.Class == Harmless {
+			continue
+		}
+		actuator, err := a.Actuator(p.Actions[s.Actions[0]])
+		if err != nil {
+			steps[i].Refused = err.Error()
+			continue
+		}
+		steps[i].Class = classOf(actuator, s)
+		try, cancel := context.WithTimeout(ctx, a.TryFor)
+		intent, err := actuator.Prepare(try, callOf(id, p, s))
+		cancel()
+		if err != nil {
+			steps[i].Refused = err.Error()
+			continue
+		}
+		steps[i].Call = &intent
+	}
+	return steps
+}
+
+// callOf is a step as an actuator sees it.
+func callOf(id string, p dhalion.Plan, s Step) Call {
+	c := Call{ID: fmt.Sprintf("%s-%d", id, s.Actions[0]), Plan: id, Job: p.Job, Before: p.Topology}
+	for _, i := range s.Actions {
+		c.Actions = append(c.Actions, p.Actions[i])
+	}
+	return c
 }
 
 // told says which step ended a plan, and what was done before it.
@@ -256,6 +304,7 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 	if err != nil {
 		return Refused, err.Error(), nil
 	}
+	s.Class = classOf(actuator, s)
 	attempt := len(before)
 	var last *Entry
 	if attempt > 0 {
@@ -268,6 +317,18 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 			return r.settle(actuator, c, last.Intent, s)
 		case last.Result != nil && last.Result.Outcome == Refused:
 			// It was refused and is tried again: a person asked for that.
+		case s.Class == Opaque && r.a.Decided == Done:
+			attempt++
+			id, err := r.a.Journal.Intend(r.ctx, r.lease, s.Actions[0], attempt, last.Intent, r.a.Now())
+			if err != nil {
+				return "", "", err
+			}
+			if err := r.confirm(id, Result{Outcome: Done, Detail: "a person said that it was done"}); err != nil {
+				return "", "", err
+			}
+			return r.settle(actuator, c, last.Intent, s)
+		case s.Class == Opaque && r.a.Decided == Refused:
+			// A person said that it was not done.
 		case s.Class == Opaque:
 			return Unsure, fmt.Sprintf("it was begun at %s and nobody knows whether it was done; it is never repeated by itself", rfc(last.At)), nil
 		case s.Class == Checkable:

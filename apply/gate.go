@@ -9,6 +9,7 @@ package apply
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,12 +30,13 @@ const (
 	Expired     Code = "expired"
 	Stale       Code = "stale"
 	NotApproved Code = "not_approved"
+	NotAllowed  Code = "not_allowed"
 	Held        Code = "held"
 	Nothing     Code = "nothing_to_act_on"
 )
 
 // exits are the exit codes of the command-line contract.
-var exits = map[Code]int{Edited: 5, Expired: 6, Stale: 3, NotApproved: 4, Held: 7, Nothing: 0}
+var exits = map[Code]int{Edited: 5, Expired: 6, Stale: 3, NotApproved: 4, NotAllowed: 4, Held: 7, Nothing: 0}
 
 // Refusal says why a plan is not carried out. Exit is the exit code that the
 // command line gives for it; that of Nothing is 0, for it is no failure. Hint is
@@ -79,18 +81,47 @@ type State struct {
 	// PresentTopology, when given, lets a refusal say what changed.
 	PresentTopology *dhalion.Topology
 
-	LiveEngine bool   // false: the job is known only from files
-	HeldBy     string // id of the plan that holds the job's lease; empty: none
-	DryRun     bool   // show, do not do
+	LiveEngine bool // false: the job is known only from files
+
+	// Jobs are those that the plan touches, by its affects, each with the rules
+	// that hold for it; Limits are those of the plan's policy.
+	Jobs   []JobState
+	Limits Limits
+	// Sharing are jobs that the engine says share a worker from which the plan
+	// moves instances, beside the plan's own.
+	Sharing []Sharing
+
+	DryRun bool // show, do not do
+}
+
+// JobState is what holds for one job that a plan touches.
+type JobState struct {
+	Job     dhalion.JobID
+	Observe string // where it is said that it is only to be looked at; empty: it is not
+	Quiet   string // the quiet hours that hold now; empty: none do
+	HeldBy  string // id of the plan that holds its lease; empty: none
+}
+
+// Limits bound what a plan may touch; zero is no bound.
+type Limits struct {
+	Jobs      int
+	Instances float64 // share of the affected jobs' instances
+}
+
+// Sharing is a job with an instance on a worker.
+type Sharing struct {
+	Job    dhalion.JobID
+	Worker string
 }
 
 // Gate returns why the plan must not be carried out, or nil. It looks for the
 // reasons in the order of the exit codes' contract: edited, expired, stale, not
-// approved, held by another plan, nothing to act on. A dry run needs no
-// approval, no lease and no engine; a plan that is over and done is refused
+// approved, not allowed (mode, quiet hours, blast radius), held by another plan,
+// nothing to act on. A dry run needs no approval, no lease and no engine, and may
+// be made in quiet hours; a plan that is over and done is refused
 // there, too, for nothing would be done.
 func Gate(s State) *Refusal {
-	for _, check := range []func(State) *Refusal{edited, expired, stale, notApproved, held, nothing} {
+	for _, check := range []func(State) *Refusal{edited, expired, stale, notApproved, notAllowed, held, nothing} {
 		if r := check(s); r != nil {
 			r.Plan = s.ID
 			if r.Plan == "" {
@@ -162,6 +193,12 @@ func stale(s State) *Refusal {
 	case s.Row != nil && s.Row.State == dhalion.PlanStale:
 		return refuse("it was marked as stale")
 	}
+	listed := Jobs(s.Plan)
+	for _, x := range s.Sharing {
+		if _, ok := slices.BinarySearch(listed, x.Job); !ok {
+			return refuse(fmt.Sprintf("%s has instances on worker %s, too, and the plan does not list it", x.Job, x.Worker))
+		}
+	}
 	if age := s.Now.Sub(s.Plan.AsOf); s.LiveEngine && age > MaxAge {
 		return refuse(fmt.Sprintf("it looks at %s, %s ago; on a live engine at most %s are allowed", rfc(s.Plan.AsOf), planfile.Duration(age), planfile.Duration(MaxAge)))
 	}
@@ -223,7 +260,10 @@ func notApproved(s State) *Refusal {
 			return nil
 		}
 	case dhalion.PlanApplying:
-		return refuse("it is being applied already", "dhalion log")
+		return refuse("it is being applied already", "when nobody applies it any more: "+planfile.Command("dhalion", "apply", s.ID, "--resume"))
+	case dhalion.PlanUnclear:
+		return refuse("it is unclear, and a person decides what becomes of it", "go on: "+planfile.Command("dhalion", "apply", s.ID, "--resume")+
+			", or end it: "+planfile.Command("dhalion", "apply", s.ID, "--abort"))
 	default:
 		return refuse(fmt.Sprintf("it is %s, and only a plan that waits can be applied", s.Row.State), replan(s.Plan))
 	}
@@ -274,12 +314,68 @@ func contains(people []string, name string) bool {
 	return false
 }
 
-func held(s State) *Refusal {
-	if s.DryRun || s.HeldBy == "" || s.HeldBy == s.ID {
+// notAllowed asks what the configuration and the policy let through at this time.
+// Of several jobs the first by name answers, so that the answer is always the same.
+func notAllowed(s State) *Refusal {
+	refuse := func(hint, format string, args ...any) *Refusal {
+		return &Refusal{Code: NotAllowed, Reason: fmt.Sprintf(format, args...), Hint: hint}
+	}
+	if s.DryRun || len(s.Plan.Actions) == 0 {
 		return nil
 	}
-	return &Refusal{Code: Held, Reason: fmt.Sprintf("plan %s holds %s", s.HeldBy, s.Plan.Job),
-		Hint: "wait for it, or see how it stands: " + planfile.Command("dhalion", "show", s.HeldBy)}
+	for _, j := range s.Jobs {
+		if j.Observe != "" {
+			return refuse("set its mode to propose when it may be changed", "%s may only be looked at: %s", j.Job, j.Observe)
+		}
+	}
+	for _, j := range s.Jobs {
+		if j.Quiet != "" {
+			return refuse("wait until they are over", "it is within the quiet hours of %s, %s", j.Job, j.Quiet)
+		}
+	}
+	jobs, share := BlastRadius(s.Plan)
+	again := replan(s.Plan)
+	if s.Limits.Jobs > 0 && jobs > s.Limits.Jobs {
+		return refuse(again, "it touches %d jobs, and policy %s allows %d", jobs, s.Plan.Policy, s.Limits.Jobs)
+	}
+	if s.Limits.Instances > 0 && share > s.Limits.Instances+1e-9 {
+		return refuse(again, "it touches %.0f %% of the instances, and policy %s allows %.0f %%", 100*share, s.Plan.Policy, 100*s.Limits.Instances)
+	}
+	return nil
+}
+
+// BlastRadius is how many jobs a plan touches and which share of all their
+// instances it stops or moves: of each job the most that one of its actions says.
+func BlastRadius(p dhalion.Plan) (jobs int, share float64) {
+	most := map[dhalion.JobID]dhalion.Affected{}
+	for _, a := range p.Actions {
+		for _, t := range a.Affects {
+			if was, ok := most[t.Job]; !ok || t.Instances > was.Instances {
+				most[t.Job] = t
+			}
+		}
+	}
+	touched, all := 0, 0
+	for _, t := range most {
+		touched, all = touched+t.Instances, all+t.Of
+	}
+	if all == 0 {
+		return len(most), 0
+	}
+	return len(most), float64(touched) / float64(all)
+}
+
+func held(s State) *Refusal {
+	if s.DryRun {
+		return nil
+	}
+	for _, j := range s.Jobs {
+		if j.HeldBy != "" && j.HeldBy != s.ID {
+			return &Refusal{Code: Held, Reason: fmt.Sprintf("plan %s holds %s", j.HeldBy, j.Job),
+				Hint: "wait for it, or see how it stands: " + planfile.Command("dhalion", "show", j.HeldBy)}
+		}
+	}
+	return nil
 }
 
 func nothing(s State) *Refusal {
@@ -290,7 +386,7 @@ func nothing(s State) *Refusal {
 		return &Refusal{Code: Nothing, Reason: "it has no actions"}
 	case !s.LiveEngine:
 		return &Refusal{Code: Nothing, Reason: fmt.Sprintf("%s is known only from files: there is nothing to act on", s.Plan.Job),
-			Hint: "see what would be done: " + planfile.Command("dhalion", "apply", s.ID, "--dry-run")}
+			Hint: fmt.Sprintf("see what would be done: %s; an engine %s in dhalion.yaml can be acted on", planfile.Command("dhalion", "apply", s.ID, "--dry-run"), s.Plan.Job.Engine())}
 	}
 	return nil
 }

@@ -57,7 +57,7 @@ func ready(p dhalion.Plan) State {
 	}
 	proposed := asOf.Add(time.Second)
 	return State{
-		Plan: p, ID: id, Digest: digest, Now: proposed.Add(5 * time.Minute), Present: p.Basis, LiveEngine: true,
+		Plan: p, ID: id, Digest: digest, Now: proposed.Add(5 * time.Minute), Present: p.Basis, LiveEngine: true, Jobs: []JobState{{Job: job}},
 		Row: &Row{ID: id, Digest: digest, State: dhalion.PlanApproved, Author: "ann", ProposedAt: proposed,
 			Approvals: []dhalion.Approval{{Plan: id, Digest: digest, Person: "bob", At: proposed.Add(time.Minute)}}},
 	}
@@ -116,14 +116,22 @@ var refusals = []struct {
 		s.Row.Approvals = append(s.Row.Approvals, again)
 	}, NotApproved, 4, "only its author", ""},
 	{"four eyes and no author", func(s *State) { fourEyes(s); s.Row.Author = "" }, NotApproved, 4, "its author is not known: two people", ""},
-	{"it is being applied", func(s *State) { s.Row.State = dhalion.PlanApplying }, NotApproved, 4, "it is being applied already", "dhalion log"},
+	{"it is being applied", func(s *State) { s.Row.State = dhalion.PlanApplying }, NotApproved, 4, "it is being applied already", "--resume"},
 	{"it was applied", func(s *State) { s.Row.State = dhalion.PlanApplied }, NotApproved, 4, "it is applied, and only", ""},
 	{"it was discarded", func(s *State) { s.Row.State = dhalion.PlanDiscarded }, NotApproved, 4, "it is discarded, and only", ""},
 	{"it failed", func(s *State) { s.Row.State = dhalion.PlanFailed }, NotApproved, 4, "it is failed, and only", ""},
 	{"it was aborted", func(s *State) { s.Row.State = dhalion.PlanAborted }, NotApproved, 4, "it is aborted, and only", ""},
-	{"its end is unclear", func(s *State) { s.Row.State = dhalion.PlanUnclear }, NotApproved, 4, "it is unclear, and only", ""},
+	{"its end is unclear", func(s *State) { s.Row.State = dhalion.PlanUnclear }, NotApproved, 4, "it is unclear, and a person decides", "--abort"},
 	{"its state is unknown", func(s *State) { s.Row.State = "" }, NotApproved, 4, "and only a plan that waits", ""},
-	{"another plan holds the job", func(s *State) { s.HeldBy = "222222222222" }, Held, 7, "plan 222222222222 holds prod/wordcount", "dhalion show 222222222222"},
+	{"the job may only be looked at", func(s *State) { s.Jobs[0].Observe = "dhalion.yaml:7" }, NotAllowed, 4, "prod/wordcount may only be looked at: dhalion.yaml:7", "propose"},
+	{"a job beside it may only be looked at", func(s *State) { beside(s); s.Jobs[1].Observe = "dhalion.yaml:9" }, NotAllowed, 4, "prod/zebra may only be looked at", ""},
+	{"quiet hours hold", func(s *State) { s.Jobs[0].Quiet = "22:00-06:00" }, NotAllowed, 4, "within the quiet hours of prod/wordcount, 22:00-06:00", "wait"},
+	{"quiet hours hold of a job beside it", func(s *State) { beside(s); s.Jobs[1].Quiet = "00:00-24:00" }, NotAllowed, 4, "the quiet hours of prod/zebra", ""},
+	{"it touches too many jobs", func(s *State) { beside(s); s.Limits.Jobs = 1 }, NotAllowed, 4, "it touches 2 jobs, and policy default allows 1", ""},
+	{"it touches too many instances", func(s *State) { s.Limits.Instances = .01 }, NotAllowed, 4, " % of the instances, and policy default allows 1 %", ""},
+	{"a job came to share a worker", func(s *State) { s.Sharing = []Sharing{{"prod/late", "tm-1"}} }, Stale, 3, "prod/late has instances on worker tm-1, too", ""},
+	{"another plan holds a job beside it", func(s *State) { beside(s); s.Jobs[1].HeldBy = "222222222222" }, Held, 7, "plan 222222222222 holds prod/zebra", ""},
+	{"another plan holds the job", func(s *State) { s.Jobs[0].HeldBy = "222222222222" }, Held, 7, "plan 222222222222 holds prod/wordcount", "dhalion show 222222222222"},
 	{"there is no engine", func(s *State) { s.LiveEngine = false }, Nothing, 0, "prod/wordcount is known only from files: there is nothing to act on", "--dry-run"},
 	{"there is nothing in it", func(s *State) {
 		p := s.Plan
@@ -139,6 +147,15 @@ func present(change func(*dhalion.Topology)) func(*State) {
 		change(&now)
 		s.PresentTopology, s.Present.Topology = &now, now.Digest()
 	}
+}
+
+// beside has the plan's first action touch a second job, too.
+func beside(s *State) {
+	p := s.Plan
+	p.Actions = slices.Clone(p.Actions)
+	p.Actions[0].Affects = append(slices.Clone(p.Actions[0].Affects), dhalion.Affected{Job: "prod/zebra", Instances: 1, Of: 4})
+	*s = ready(p)
+	s.Jobs = append(s.Jobs, JobState{Job: "prod/zebra"})
 }
 
 func TestAPlanThatIsReadyPasses(t *testing.T) {
@@ -161,7 +178,7 @@ func TestAPlanThatIsReadyPasses(t *testing.T) {
 			s.Row.Approvals = append(s.Row.Approvals, a)
 		},
 		"the author without four eyes": func(s *State) { s.Row.Approvals[0].Person = "ann" },
-		"it holds the job itself":      func(s *State) { s.HeldBy = s.ID },
+		"it holds the job itself":      func(s *State) { s.Jobs[0].HeldBy = s.ID },
 		"an old approval beside a good": func(s *State) {
 			s.Row.Approvals = append([]dhalion.Approval{{Plan: s.ID, Digest: "x", Person: "eve"}}, s.Row.Approvals...)
 		},
@@ -199,7 +216,9 @@ func TestEachReasonForRefusalIsSaid(t *testing.T) {
 func TestADryRunNeedsNoApprovalLeaseOrEngine(t *testing.T) {
 	pass := []string{"the store has never seen it", "nobody approved it", "it says approved and nobody did", "the approval names nobody",
 		"the approval is of another content", "the approval is of another plan", "its author approved it under four eyes",
-		"its author approved it twice under four eyes", "four eyes and no author", "another plan holds the job", "there is no engine", "there is nothing in it"}
+		"its author approved it twice under four eyes", "four eyes and no author", "another plan holds the job", "another plan holds a job beside it",
+		"the job may only be looked at", "a job beside it may only be looked at", "quiet hours hold", "quiet hours hold of a job beside it",
+		"it touches too many jobs", "it touches too many instances", "there is no engine", "there is nothing in it"}
 	for _, c := range refusals {
 		s := ready(example())
 		c.change(&s)
@@ -271,7 +290,7 @@ func TestAnEditedDocumentIsARefusal(t *testing.T) {
 
 func TestADryRunSaysEachStep(t *testing.T) {
 	var b bytes.Buffer
-	if err := DryRun(&b, example(), "0123456789ab"); err != nil {
+	if err := DryRun(&b, example(), "0123456789ab", Steps(example())); err != nil {
 		t.Fatal(err)
 	}
 	want := `Plan 0123456789ab for prod/wordcount, as of 2025-11-03T14:00:00Z. Apply would:
@@ -299,7 +318,7 @@ func TestADryRunOfAnAlertTakesNoLease(t *testing.T) {
 	}
 	p.Actions = nil
 	var b bytes.Buffer
-	if err := DryRun(&b, p, "0123456789ab"); err != nil || !strings.Contains(b.String(), "apply would do nothing") {
+	if err := DryRun(&b, p, "0123456789ab", Steps(p)); err != nil || !strings.Contains(b.String(), "apply would do nothing") {
 		t.Errorf("%s, %v", b.String(), err)
 	}
 }

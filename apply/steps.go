@@ -28,6 +28,8 @@ type Step struct {
 	Class   string   `json:"class,omitempty"`
 	Details []string `json:"details,omitempty"`
 	Actions []int    `json:"actions"`
+	Call    *Intent  `json:"call,omitempty"`    // what would be sent, where that was worked out
+	Refused string   `json:"refused,omitempty"` // why it cannot be sent as things are
 }
 
 // Class says what a crash in the middle of an action means.
@@ -78,7 +80,15 @@ func Steps(p dhalion.Plan) []Step {
 			}
 		}
 	}
-	first := Step{Text: fmt.Sprintf("take the lease of %s, so that no other plan changes it meanwhile", planfile.Plain(string(p.Job))), Actions: []int{}}
+	var jobs []string
+	for _, j := range Jobs(p) {
+		jobs = append(jobs, planfile.Plain(string(j)))
+	}
+	it := "it"
+	if len(jobs) > 1 {
+		it = "them"
+	}
+	first := Step{Text: fmt.Sprintf("take the lease of %s, so that no other plan changes %s meanwhile", strings.Join(jobs, " and "), it), Actions: []int{}}
 	steps = append([]Step{first}, steps...)
 	steps = append(steps, Step{Text: "wait until the job runs with what was asked for and has settled", Actions: []int{}})
 	if len(checks) > 0 {
@@ -87,15 +97,16 @@ func Steps(p dhalion.Plan) []Step {
 	return steps
 }
 
-// DryRun writes in words what applying the plan would do. It does none of it.
-func DryRun(w io.Writer, p dhalion.Plan, id string) error {
+// DryRun writes in words what applying the plan would do, with the calls that
+// were worked out for its steps. It does none of it.
+func DryRun(w io.Writer, p dhalion.Plan, id string, steps []Step) error {
 	var b strings.Builder
 	if len(p.Actions) == 0 {
 		fmt.Fprintf(&b, "Plan %s has no actions: apply would do nothing.\n", id)
 	} else {
 		fmt.Fprintf(&b, "Plan %s for %s, as of %s. Apply would:\n", id, planfile.Plain(string(p.Job)), p.AsOf.UTC().Format(time.RFC3339))
 	}
-	for i, s := range Steps(p) {
+	for i, s := range steps {
 		class := ""
 		if s.Class != "" {
 			class = " (" + s.Class + ")"
@@ -104,8 +115,28 @@ func DryRun(w io.Writer, p dhalion.Plan, id string) error {
 		for _, d := range s.Details {
 			fmt.Fprintf(&b, "     - %s\n", d)
 		}
+		for _, line := range calls(s) {
+			fmt.Fprintf(&b, "     > %s\n", line)
+		}
+		if s.Refused != "" {
+			fmt.Fprintf(&b, "     ! it would be refused: %s\n", planfile.Plain(s.Refused))
+		}
 	}
 	fmt.Fprintln(&b, "Nothing was done: this is a dry run.")
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// calls are the lines of what a step sends.
+func calls(s Step) (lines []string) {
+	if s.Call == nil {
+		return nil
+	}
+	for _, r := range s.Call.Requests {
+		lines = append(lines, planfile.Plain(strings.TrimSpace(fmt.Sprintf("%s %s %s", r.Method, r.Path, r.Body))))
+	}
+	if len(s.Call.Argv) > 0 {
+		lines = append(lines, fmt.Sprintf("run %s with DHALION_ACTION_ID=%s", planfile.Command(s.Call.Argv...), s.Call.ID))
+	}
+	return lines
 }

@@ -54,8 +54,21 @@ type Input struct {
 	// put out instead of what was measured; -1 stands for what it was seen to.
 	SourceRates map[string]float64
 
+	// Neighbours are the other jobs with instances on this job's workers at AsOf.
+	Neighbours []Neighbour
+	// Arguments are those with which the present run was started; nil: not known.
+	Arguments []string
+
 	Basis    dhalion.Basis     // goes into the plan as it is
 	Warnings []dhalion.Warning // of earlier stages
+}
+
+// Neighbour is another job of the same engine that shares workers with the one
+// that is planned for.
+type Neighbour struct {
+	Job       dhalion.JobID
+	Instances int            // of all its components
+	On        map[string]int // how many of them by worker, of the workers that are shared
 }
 
 // EarlierRates are rates as they were read at a time before.

@@ -38,8 +38,9 @@ type Actuator struct {
 	Client *flink.Client
 	Job    string // Flink's name of it
 	Start  *Start // nil: the job cannot be started anew
-	// Arguments are those of the present run where we started it; nil: as in Start.
-	Arguments []string
+	// Started are the arguments of the runs that we started; any other has those of
+	// Start.
+	Started map[string][]string
 	// Wait sleeps, and returns early with the context's error when it ends.
 	Wait func(ctx context.Context, d time.Duration) error
 }
@@ -184,8 +185,8 @@ func (a *Actuator) prepareRestart(ctx context.Context, c apply.Call, run flink.J
 		return apply.Intent{}, err
 	}
 	n.Arguments = slices.Clone(a.Start.Arguments)
-	if a.Arguments != nil {
-		n.Arguments = slices.Clone(a.Arguments)
+	if with, ours := a.Started[run.ID]; ours {
+		n.Arguments = slices.Clone(with)
 	}
 	for _, x := range c.Actions {
 		if x.Kind == dhalion.SetKnob {

@@ -34,7 +34,10 @@ type Actuator struct {
 	Settled func(ctx context.Context, a dhalion.Action) (apply.Standing, string)
 }
 
-var _ apply.Actuator = (*Actuator)(nil)
+var (
+	_ apply.Actuator = (*Actuator)(nil)
+	_ apply.Classed  = (*Actuator)(nil)
+)
 
 // Prepare fills in the arguments. A placeholder for which the action has nothing
 // is an error: a command without its target could do anything.
@@ -139,6 +142,9 @@ func quoted(said string) string {
 	}
 	return ": " + said
 }
+
+// Class is apply.Opaque, whatever the action.
+func (h *Actuator) Class() string { return apply.Opaque }
 
 // Look asks the engine, where it can tell.
 func (h *Actuator) Look(ctx context.Context, c apply.Call, _ apply.Intent) (apply.Standing, string) {

@@ -67,6 +67,8 @@ func classify(err error) *failure {
 	var expired *store.ExpiredError
 	var self *store.SelfApprovalError
 	var missing *store.NotFoundError
+	var held *apply.HeldError
+	var lost *apply.LostError
 	switch {
 	case errors.As(err, &f):
 		return f
@@ -80,6 +82,10 @@ func classify(err error) *failure {
 		return &failure{code: exitExpired, err: err, hint: "see what it was about: " + planfile.Command("dhalion", "show", expired.Plan)}
 	case errors.As(err, &self):
 		return &failure{code: exitNotApproved, err: err, hint: "as somebody else: " + planfile.Command("dhalion", "approve", self.Plan, "--as", "NAME")}
+	case errors.As(err, &held):
+		return &failure{code: exitHeld, err: err, hint: "wait for it, or see how it stands: " + planfile.Command("dhalion", "show", held.Plan)}
+	case errors.As(err, &lost):
+		return &failure{code: exitHeld, err: err, hint: "see how it stands: " + planfile.Command("dhalion", "log", lost.Plan)}
 	case errors.As(err, &missing) && missing.What == "plan":
 		return &failure{code: exitFailure, err: err, hint: "list the plans: dhalion show"}
 	case errors.As(err, &missing):

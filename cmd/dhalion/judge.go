@@ -36,8 +36,9 @@ type judgeFlags struct {
 	policy string
 	params []string
 
-	loaded      *policy.Policy     // by check
-	sourceRates map[string]float64 // by loadPolicy
+	changed     func(flag string) bool // whether the command line has it
+	loaded      *policy.Policy         // by check
+	sourceRates map[string]float64     // by loadPolicy
 }
 
 func (a *app) judgeFlags(c *cobra.Command, f *judgeFlags) {
@@ -47,7 +48,8 @@ func (a *app) judgeFlags(c *cobra.Command, f *judgeFlags) {
 
 func (a *app) policyFlags(c *cobra.Command, f *judgeFlags) {
 	c.Flags().DurationVar(&f.window, "window", 0, "the stretch before that time to look at (default: the policy's)")
-	c.Flags().StringVar(&f.policy, "policy", "default", "a built-in policy or a YAML `file`")
+	c.Flags().StringVar(&f.policy, "policy", "default", "a built-in policy or a YAML `file`; without it that of the job in dhalion.yaml")
+	f.changed = c.Flags().Changed
 	c.Flags().StringArrayVar(&f.params, "param", nil, "set a parameter of the policy, `KEY=VALUE`; may be repeated")
 }
 
@@ -62,6 +64,30 @@ func (f *judgeFlags) check() (err error) {
 	}
 	f.loaded, err = f.loadPolicy()
 	return err
+}
+
+// forJob are the flags with the policy that dhalion.yaml names for a job, where
+// the command line names none.
+func (a *app) forJob(f judgeFlags, job dhalion.JobID) (judgeFlags, error) {
+	if f.changed == nil || f.changed("policy") {
+		return f, nil
+	}
+	c, err := a.config()
+	if err != nil {
+		return f, err
+	}
+	i, ok := c.JobFor(job)
+	if !ok || c.Jobs[i].Policy == f.policy {
+		return f, nil
+	}
+	f.policy = c.Jobs[i].Policy
+	f.loaded, err = f.loadPolicy()
+	return f, err
+}
+
+// given reports whether the command line says by which policy a job is judged.
+func (f *judgeFlags) given() bool {
+	return f.changed("policy") || f.changed("param") || f.changed("window")
 }
 
 // time is --at; the zero time is the newest measurement.
@@ -251,6 +277,8 @@ type evaluation struct {
 	history *segment.History
 	result  *diagnose.Result // nil when only the history was asked for
 
+	flags   judgeFlags       // with the policy that holds for this job
+
 	sourceRates map[string]float64 // of policy ds2, where they were given
 }
 
@@ -272,11 +300,14 @@ func (a *app) read(ctx context.Context, st *store.Store, ref string, f judgeFlag
 	if err != nil {
 		return nil, err
 	}
-	pol := f.loaded
 	job, err := findJob(ctx, st, ref)
 	if err != nil {
 		return nil, err
 	}
+	if f, err = a.forJob(f, job); err != nil {
+		return nil, err
+	}
+	pol := f.loaded
 	if at.IsZero() {
 		if at, err = st.Newest(ctx, job); err != nil {
 			return nil, err
@@ -289,7 +320,7 @@ func (a *app) read(ctx context.Context, st *store.Store, ref string, f judgeFlag
 	if err != nil {
 		return nil, err
 	}
-	return &evaluation{job: job, at: at, policy: pol, history: h, sourceRates: f.sourceRates}, nil
+	return &evaluation{job: job, at: at, policy: pol, history: h, flags: f, sourceRates: f.sourceRates}, nil
 }
 
 // evaluate runs the flow for one job at one time: history, features, symptoms,

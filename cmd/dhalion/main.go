@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/dhalion-go/dhalion/apply"
 	"github.com/dhalion-go/dhalion/internal/config"
 )
 
@@ -47,6 +48,8 @@ type app struct {
 	loaded  *config.Config
 	command string // that was called, with those above it
 	started bool   // its arguments were understood
+
+	observe func(apply.Point) // is told the steps of an apply; nil: nobody is
 }
 
 // run executes one command line. What the command says reaches stdout only at
@@ -115,7 +118,7 @@ Exit codes: 0 done or nothing to do, 1 failure, 2 changes proposed, 3 stale,
 	}
 	add("history", a.ingestCommand(), a.recordCommand(), a.jobsCommand(), a.historyCommand(), a.exportCommand(), a.forgetCommand(), a.metricsCommand())
 	add("judge", a.detectCommand(), a.diagnoseCommand(), a.explainCommand(), a.runCommand(), a.policyCommand())
-	add("plan", a.planCommand(), a.showCommand(), a.approveCommand(), a.discardCommand(), a.applyCommand(), a.rollbackCommand(), a.logCommand())
+	add("plan", a.planCommand(), a.showCommand(), a.approveCommand(), a.discardCommand(), a.applyCommand(), a.outcomesCommand(), a.rollbackCommand(), a.logCommand())
 	add("other", a.doctorCommand(), a.dbCommand(), a.configCommand(), a.versionCommand())
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")

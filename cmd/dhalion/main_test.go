@@ -13,11 +13,14 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/dhalion-go/dhalion/apply"
 	"github.com/dhalion-go/dhalion/internal/pgserver"
 )
 
@@ -26,7 +29,32 @@ import (
 var server string
 
 func TestMain(m *testing.M) {
-	testscript.Main(suite{m}, map[string]func(){"dhalion": main})
+	testscript.Main(suite{m}, map[string]func(){"dhalion": crashing})
+}
+
+// crashing is main, except that DHALION_CRASH_AT=POINT[:N] ends the process as
+// kill -9 does when an apply passes that point the N-th time.
+func crashing() {
+	point, times, _ := strings.Cut(os.Getenv("DHALION_CRASH_AT"), ":")
+	if point == "" {
+		main()
+		return
+	}
+	left, err := strconv.Atoi(times)
+	if err != nil {
+		left = 1
+	}
+	a := &app{in: os.Stdin, stdout: os.Stdout, err: os.Stderr, getenv: os.Getenv, now: time.Now}
+	a.observe = func(p apply.Point) {
+		if string(p) != point {
+			return
+		}
+		if left--; left == 0 {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+	os.Exit(a.run(context.Background(), os.Args[1:]))
 }
 
 // suite starts the server around the tests; a script's `dhalion` is this test

@@ -50,7 +50,7 @@ waits for approve or discard. Planning the same again finds the same plan.`,
 				if err != nil {
 					return err
 				}
-				d, err := a.propose(ctx, st, p, f, as)
+				d, err := a.propose(ctx, st, p, e.flags, as)
 				if err != nil {
 					return err
 				}
@@ -126,11 +126,67 @@ func (a *app) makePlan(ctx context.Context, st *store.Store, e *evaluation) (dha
 			Model: noModel, Outcomes: outcomes, Program: program,
 		},
 	}
+	if in.Arguments, err = a.arguments(ctx, st, e.job, snap.Topology.Run); err != nil {
+		return dhalion.Plan{}, err
+	}
+	if err := neighbours(ctx, st, &in, e.at); err != nil {
+		return dhalion.Plan{}, err
+	}
 	scalerRates(&in, e)
 	if !snap.HasTopology {
 		in.Warnings = append(in.Warnings, dhalion.Warning{Code: "W-no-topology", Message: "nothing is known of the job's graph: sizes and what stands upstream cannot be judged; give ingest a --topology"})
 	}
 	return plan.Make(in)
+}
+
+// neighbourhood is how old a job's measurements may be for it to count as running
+// beside another.
+const neighbourhood = 5 * time.Minute
+
+// neighbours fills in the jobs of the same engine that had instances on the job's
+// workers at a time. What is read from files has the workers' names in common with
+// other files, and not the workers.
+func neighbours(ctx context.Context, st *store.Store, in *plan.Input, at time.Time) error {
+	workers := map[string]bool{}
+	for _, p := range in.Topology.Placement {
+		workers[p.Worker] = p.Worker != ""
+	}
+	if len(workers) == 0 || in.Job.Engine() == "file" {
+		return nil
+	}
+	jobs, err := st.Jobs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, other := range jobs {
+		if other.ID == in.Job || other.ID.Engine() != in.Job.Engine() || other.To.Before(at.Add(-neighbourhood)) || other.From.After(at) {
+			continue
+		}
+		h, err := st.History(ctx, other.ID, at.Add(-neighbourhood), at)
+		if ctx.Err() != nil {
+			return err
+		}
+		if err != nil {
+			// Another job's broken history is no reason to leave this one alone; apply
+			// asks the engine again who is there.
+			in.Warnings = append(in.Warnings, dhalion.Warning{Code: "W-neighbour", Message: fmt.Sprintf("whether %s shares a worker is not known: its history cannot be read", other.ID)})
+			continue
+		}
+		theirs, ok := h.TopologyAt(at)
+		if !ok || h.Newest().IsZero() {
+			continue
+		}
+		n := plan.Neighbour{Job: other.ID, Instances: theirs.Instances(), On: map[string]int{}}
+		for _, p := range theirs.Placement {
+			if workers[p.Worker] {
+				n.On[p.Worker]++
+			}
+		}
+		if len(n.On) > 0 {
+			in.Neighbours = append(in.Neighbours, n)
+		}
+	}
+	return nil
 }
 
 // scalerRates fills in what the published methods of sizing read.

@@ -32,22 +32,7 @@ plan like any other: it waits for approve, and apply carries it out.`,
 				if err != nil {
 					return err
 				}
-				undo, err := reversals(d)
-				if err != nil {
-					return err
-				}
-				e, err := a.evaluate(ctx, st, string(d.plan.Job), f)
-				if err != nil {
-					return err
-				}
-				p, err := a.makePlan(ctx, st, e)
-				if err != nil {
-					return err
-				}
-				p.Reverses, p.Actions, p.Alternatives = d.id, undo, nil
-				p.Sizing = resized(p)
-				p.Warnings = append(p.Warnings, dhalion.Warning{Code: "W-rollback", Message: "this undoes plan " + d.id + "; whether what it answered to has gone is not weighed"})
-				undone, err := a.propose(ctx, st, p, f, as)
+				undone, err := a.rollback(ctx, st, d, f, as)
 				if err != nil {
 					return err
 				}
@@ -70,12 +55,34 @@ plan like any other: it waits for approve, and apply carries it out.`,
 	return c
 }
 
+// rollback proposes the plan that undoes a plan.
+func (a *app) rollback(ctx context.Context, st *store.Store, d *document, f judgeFlags, as string) (*document, error) {
+	undo, err := reversals(d)
+	if err != nil {
+		return nil, err
+	}
+	e, err := a.evaluate(ctx, st, string(d.plan.Job), f)
+	if err != nil {
+		return nil, err
+	}
+	p, err := a.makePlan(ctx, st, e)
+	if err != nil {
+		return nil, err
+	}
+	p.Reverses, p.Actions, p.Alternatives = d.id, undo, nil
+	p.Sizing = resized(p)
+	p.Warnings = append(p.Warnings, dhalion.Warning{Code: "W-rollback", Message: "this undoes plan " + d.id + "; whether what it answered to has gone is not weighed"})
+	return a.propose(ctx, st, p, e.flags, as)
+}
+
 // reversals are the actions that undo a plan's.
 func reversals(d *document) ([]dhalion.Action, error) {
 	if d.row == nil {
 		return nil, fmt.Errorf("rollback: nothing to roll back: this database has never seen plan %s", d.id)
 	}
-	done := []dhalion.PlanState{dhalion.PlanApplied, dhalion.PlanMet, dhalion.PlanUnmet}
+	// A plan that is unclear may have been done in part; to set what it set back is
+	// safe for what was not, too.
+	done := []dhalion.PlanState{dhalion.PlanApplied, dhalion.PlanMet, dhalion.PlanUnmet, dhalion.PlanUnclear}
 	if !slices.Contains(done, d.row.State) {
 		return nil, hinted(fmt.Errorf("rollback: nothing to roll back: plan %s was never applied, it is %s", d.id, d.row.State),
 			"drop it instead: %s", command("discard", d.id))

@@ -133,7 +133,7 @@ func (a *app) runOne(ctx context.Context, st *store.Store, job dhalion.JobID, f 
 	}); err != nil {
 		return r, err
 	}
-	d, err := a.propose(ctx, st, p, f, "")
+	d, err := a.propose(ctx, st, p, e.flags, "")
 	if err != nil {
 		return r, err
 	}

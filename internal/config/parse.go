@@ -124,7 +124,7 @@ func (r *reader) hook(at, name string, n *yaml.Node) {
 }
 
 // hookKinds are the actions that a hook can do.
-var hookKinds = []string{string(dhalion.Relocate), string(dhalion.Repartition), string(dhalion.Restart), string(dhalion.SetKnob), string(dhalion.SetParallelism)}
+var hookKinds = []string{string(dhalion.Relocate), string(dhalion.Repartition), string(dhalion.Restart), string(dhalion.SetKnob)}
 
 func (r *reader) start(at string, n *yaml.Node) *Start {
 	s := &Start{}

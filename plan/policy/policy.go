@@ -36,6 +36,7 @@ type Policy struct {
 	Knobs      []Knob
 	Limits     Limits
 	Approve    Approve
+	Outcome    Outcome
 	// Digest is the SHA-256, in hex, of the policy in effect: two files that come
 	// to the same policy have the same digest.
 	Digest string
@@ -154,6 +155,11 @@ type Limits struct {
 type Approve struct {
 	AutoIf   string
 	FourEyes bool
+}
+
+// Outcome says what follows from what an applied plan came to.
+type Outcome struct {
+	ReverseUnmet bool // a plan that did not do what it should is undone
 }
 
 // QuietHours is a daily stretch in which nothing is to be changed. The zero value

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/apply"
+	actuator "github.com/dhalion-go/dhalion/apply/flink"
+	"github.com/dhalion-go/dhalion/apply/hook"
+	"github.com/dhalion-go/dhalion/ingest/flink"
+	client "github.com/dhalion-go/dhalion/internal/engine/flink"
+	"github.com/dhalion-go/dhalion/internal/store"
+	"github.com/dhalion-go/dhalion/plan/policy"
+)
+
+// liveEngine is an engine that can be asked and acted on.
+type liveEngine struct {
+	engine string
+	server *client.Client
+}
+
+// reach is the engine of a job, if dhalion.yaml has one of that name; nil when it
+// has not, and the job is known only from files.
+func (a *app) reach(job dhalion.JobID) (*liveEngine, error) {
+	c, err := a.config()
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := c.Engines[job.Engine()]; !ok {
+		return nil, nil
+	}
+	name, address, options, err := a.engine(job.Engine(), &engineFlags{})
+	if err != nil {
+		return nil, err
+	}
+	server, err := client.NewClient(address, options)
+	if err != nil {
+		return nil, fmt.Errorf("engine %s: %w", name, err)
+	}
+	return &liveEngine{engine: name, server: server}, nil
+}
+
+func (c *liveEngine) close() {
+	if c != nil {
+		c.server.Close()
+	}
+}
+
+// topologies are those of the engine's jobs that run now, by one poll.
+func (c *liveEngine) topologies(ctx context.Context, now func() time.Time) (map[dhalion.JobID]dhalion.Topology, error) {
+	poller := client.NewPoller(c.server, client.PollOptions{Every: 10 * time.Second, Now: now})
+	answers, err := poller.Poll(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("engine %s: %w", c.engine, err)
+	}
+	result, err := flink.NewAssembler(flink.Options{Engine: c.engine}).Poll(answers)
+	if err != nil {
+		return nil, fmt.Errorf("engine %s: %w", c.engine, err)
+	}
+	all := map[dhalion.JobID]dhalion.Topology{}
+	for _, t := range result.Topologies {
+		all[t.Job] = t.Topology
+	}
+	return all, nil
+}
+
+// sharing are the jobs beside a plan's own on the workers from which it moves
+// instances.
+func sharing(p dhalion.Plan, all map[dhalion.JobID]dhalion.Topology) []apply.Sharing {
+	var found []apply.Sharing
+	for _, x := range p.Actions {
+		if x.Kind != dhalion.Relocate && x.Target.Kind != dhalion.KindWorker {
+			continue
+		}
+		worker := x.Target.Worker
+		if worker == "" {
+			worker = x.From.String()
+		}
+		for job, t := range all {
+			if job != p.Job && slices.ContainsFunc(t.Placement, func(at dhalion.Placement) bool { return at.Worker == worker }) {
+				found = append(found, apply.Sharing{Job: job, Worker: worker})
+			}
+		}
+	}
+	slices.SortFunc(found, func(x, y apply.Sharing) int {
+		return dhalion.JobTarget(x.Job).Compare(dhalion.JobTarget(y.Job))
+	})
+	return found
+}
+
+// arguments are those with which a run of a job was started, as far as is known:
+// what we started it with, else what dhalion.yaml says; nil when neither does.
+func (a *app) arguments(ctx context.Context, st *store.Store, job dhalion.JobID, run string) ([]string, error) {
+	ours, err := started(ctx, st, job)
+	if err != nil {
+		return nil, err
+	}
+	if with, ok := ours[run]; ok {
+		return with, nil
+	}
+	c, err := a.config()
+	if err != nil {
+		return nil, err
+	}
+	if i, ok := c.JobFor(job); ok && c.Jobs[i].Start != nil {
+		return c.Jobs[i].Start.Arguments, nil
+	}
+	return nil, nil
+}
+
+// started are the arguments of the runs of a job that we started, by run.
+func started(ctx context.Context, st *store.Store, job dhalion.JobID) (map[string][]string, error) {
+	intents, err := st.Done(ctx, job, 50)
+	if err != nil {
+		return nil, err
+	}
+	ours := map[string][]string{}
+	for _, i := range intents {
+		var kept struct {
+			Next      string
+			Arguments []string
+		}
+		if json.Unmarshal(i.Note, &kept) == nil && kept.Next != "" {
+			ours[kept.Next] = kept.Arguments
+		}
+	}
+	return ours, nil
+}
+
+// hand gives the actuators for a job: the hook that is declared for a kind of
+// action, else the engine's own.
+func (a *app) hand(ctx context.Context, st *store.Store, c *liveEngine, job dhalion.JobID) (func(dhalion.Action) (apply.Actuator, error), error) {
+	conf, err := a.config()
+	if err != nil {
+		return nil, err
+	}
+	engine := &actuator.Actuator{Client: c.server, Job: job.Name(), Wait: pause}
+	if i, ok := conf.JobFor(job); ok && conf.Jobs[i].Start != nil {
+		s := conf.Jobs[i].Start
+		engine.Start = &actuator.Start{Jar: s.Jar, Class: s.Class, Arguments: s.Arguments, Savepoints: s.Savepoints}
+	}
+	if engine.Started, err = started(ctx, st, job); err != nil {
+		return nil, err
+	}
+	return func(x dhalion.Action) (apply.Actuator, error) {
+		name, ok := conf.HookFor(x.Kind, job)
+		switch {
+		case ok:
+			h := conf.Hooks[name]
+			does := &hook.Actuator{Name: name, Argv: h.Argv, Timeout: h.Timeout}
+			if x.Kind == dhalion.Relocate {
+				does.Settled = func(ctx context.Context, x dhalion.Action) (apply.Standing, string) {
+					worker := x.Target.Worker
+					if worker == "" {
+						worker = x.From.String()
+					}
+					return engine.Moved(ctx, worker)
+				}
+			}
+			return does, nil
+		case x.Kind == dhalion.Relocate || x.Kind == dhalion.Repartition:
+			return nil, fmt.Errorf("apply: Flink has no request that does %s: declare a hook with does: %s in dhalion.yaml", x.Kind, x.Kind)
+		}
+		return engine, nil
+	}, nil
+}
+
+// pause waits, and returns early with the context's error when it ends.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// rules are what holds for every job that a plan touches: its mode and quiet hours
+// by dhalion.yaml, and who holds its lease. own is the policy that the plan was
+// made by.
+func (a *app) rules(ctx context.Context, st *store.Store, p dhalion.Plan, own *policy.Policy, now time.Time) ([]apply.JobState, error) {
+	c, err := a.config()
+	if err != nil {
+		return nil, err
+	}
+	var all []apply.JobState
+	for _, job := range apply.Jobs(p) {
+		s := apply.JobState{Job: job}
+		var policies []*policy.Policy
+		if job == p.Job && own != nil {
+			policies = append(policies, own)
+		}
+		if i, ok := c.JobFor(job); ok {
+			entry := c.Jobs[i]
+			if entry.Mode == "observe" {
+				line := c.Line("jobs", fmt.Sprint(i), "mode")
+				if line == 0 {
+					line = c.Line("jobs", fmt.Sprint(i))
+				}
+				s.Observe = fmt.Sprintf("mode observe, %s:%d", c.File, line)
+			}
+			theirs, err := policySource{Policy: entry.Policy}.load()
+			if err != nil {
+				return nil, fmt.Errorf("apply: rules of %s: %w", job, err)
+			}
+			policies = append(policies, theirs)
+		}
+		for _, p := range policies {
+			if q := p.Limits.QuietHours; q.Quiet(now) {
+				s.Quiet = q.String()
+			}
+		}
+		lease, ok, err := st.Holder(ctx, job, now)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			s.HeldBy = lease.Plan
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}

@@ -1,0 +1,335 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/apply"
+	"github.com/dhalion-go/dhalion/diagnose"
+	"github.com/dhalion-go/dhalion/ingest/flink"
+	client "github.com/dhalion-go/dhalion/internal/engine/flink"
+	"github.com/dhalion-go/dhalion/internal/store"
+	"github.com/dhalion-go/dhalion/plan/policy"
+)
+
+// How a job is followed after an apply.
+const (
+	followEvery = 5 * time.Second
+	// looksEvery is how far the windows by which a past apply is judged are apart.
+	looksEvery = 10 * time.Second
+	// fedWithin is how new measurements are when somebody else ingests the job.
+	fedWithin = 20 * time.Second
+)
+
+// verify follows the job of a plan that was applied until the outcome is known.
+func (a *app) verify(ctx context.Context, st *store.Store, engine *liveEngine, d *document, f applyFlags, done *applied) error {
+	row, err := st.Plan(ctx, d.id)
+	if err != nil {
+		return err
+	}
+	settled := row.StateSince
+	due, expects := apply.Due(d.plan, settled)
+	if !expects {
+		return nil
+	}
+	pol, _, err := presentPolicy(ctx, st, d, f.judge)
+	if err != nil {
+		return err
+	}
+	if pol == nil {
+		done.Hint = fmt.Sprintf("policy %s is gone, and by it the plan would be judged", d.plan.Policy)
+		return nil
+	}
+	if _, shown := terminal(a.err); shown {
+		a.remark("the job runs with it; what is expected must be seen by %s", when(due))
+	}
+	follower := &follower{app: a, st: st, engine: engine, job: d.plan.Job}
+	j := &judge{app: a, st: st, doc: d, policy: pol, settled: settled}
+	for {
+		if err := follower.poll(ctx); err != nil {
+			return a.unjudged(ctx, d, err)
+		}
+		v, over, err := j.look(ctx)
+		if err != nil {
+			return a.unjudged(ctx, d, err)
+		}
+		if over {
+			return a.judged(ctx, st, engine, d, f, pol, v, settled, done)
+		}
+		if err := pause(ctx, followEvery); err != nil {
+			return a.unjudged(ctx, d, err)
+		}
+	}
+}
+
+// unjudged says that a plan was applied although what came after it failed.
+func (a *app) unjudged(ctx context.Context, d *document, err error) error {
+	if ctx.Err() != nil {
+		err = errors.New("interrupted")
+	}
+	return &failure{code: exitFailure, err: fmt.Errorf("plan %s is applied and not judged: %w", d.id, err),
+		hint: "judge it when its time is over: " + command("outcomes", "--judge")}
+}
+
+// judged writes the verdict down, and undoes the plan where its policy says so.
+func (a *app) judged(ctx context.Context, st *store.Store, engine *liveEngine, d *document, f applyFlags, pol *policy.Policy, v apply.Verdict, settled time.Time, done *applied) error {
+	if err := a.keepVerdict(ctx, st, d, v, settled); err != nil {
+		return err
+	}
+	done.Result, done.State, done.Reason = string(v.State), v.State, v.Why
+	for _, o := range v.Outcomes {
+		for i := range done.Outcomes {
+			if done.Outcomes[i].Action == o.Action {
+				done.Outcomes[i] = o
+			}
+		}
+	}
+	if v.State != dhalion.PlanUnmet || d.plan.Reverses != "" {
+		return nil
+	}
+	if !pol.Outcome.ReverseUnmet {
+		done.Hint = "undo it: " + command("rollback", d.id)
+		return nil
+	}
+	return a.reverse(ctx, st, engine, d, f, done)
+}
+
+// keepVerdict stores what a plan came to and what that teaches.
+func (a *app) keepVerdict(ctx context.Context, st *store.Store, d *document, v apply.Verdict, settled time.Time) error {
+	_, err := st.Judge(ctx, d.id, v.State, v.Why, v.Outcomes, apply.Incidents(d.plan, d.id, v, settled), a.now())
+	return err
+}
+
+// reverse proposes the plan that undoes one, approves it in the name of the policy
+// and applies it. Where the policy asks for four eyes it waits for a person.
+func (a *app) reverse(ctx context.Context, st *store.Store, engine *liveEngine, d *document, f applyFlags, done *applied) error {
+	row, err := st.Plan(ctx, d.id)
+	if err != nil {
+		return err
+	}
+	d.row = row
+	flags, err := a.flagsOf(ctx, st, d, f.judge)
+	if err != nil {
+		return err
+	}
+	undo, err := a.rollback(ctx, st, d, flags, "policy "+d.plan.Policy)
+	if err != nil {
+		done.Hint = "it cannot be undone: " + err.Error()
+		return nil
+	}
+	if undo.plan.FourEyes {
+		done.Hint = "its policy has it undone, and asks for four eyes: " + command("approve", undo.id)
+		return nil
+	}
+	if undo.row, err = st.Approve(ctx, dhalion.Approval{Plan: undo.id, Digest: undo.digest, Person: "policy " + d.plan.Policy, At: a.now(), Note: "plan " + d.id + " was not met"}, false); err != nil {
+		return err
+	}
+	f.judge = flags
+	state, err := a.gateState(ctx, st, engine, undo, f)
+	if err != nil {
+		return err
+	}
+	if r := apply.Gate(state); r != nil {
+		done.Hint = fmt.Sprintf("its policy has it undone by plan %s, which is refused: %s", undo.id, r.Reason)
+		return nil
+	}
+	done.Reversal, err = a.carryOut(ctx, st, engine, undo, f)
+	return err
+}
+
+// flagsOf are the flags by which a stored plan was made.
+func (a *app) flagsOf(ctx context.Context, st *store.Store, d *document, given judgeFlags) (judgeFlags, error) {
+	if given.given() {
+		return given, nil
+	}
+	source, ok, err := policyOf(ctx, st, d.id)
+	if err != nil {
+		return given, err
+	}
+	if !ok {
+		source = policySource{Policy: d.plan.Policy}
+	}
+	f := judgeFlags{policy: source.Policy, changed: func(string) bool { return true }}
+	for key, value := range source.Params {
+		f.params = append(f.params, key+"="+value)
+	}
+	slices.Sort(f.params)
+	if source.Window != "" {
+		if f.window, err = time.ParseDuration(source.Window); err != nil {
+			return given, fmt.Errorf("policy of plan %s: %w", d.id, err)
+		}
+	}
+	f.loaded, err = f.loadPolicy()
+	return f, err
+}
+
+// follower ingests a job while nobody else does.
+type follower struct {
+	app    *app
+	st     *store.Store
+	engine *liveEngine
+	job    dhalion.JobID
+
+	poller    *client.Poller
+	assembler *flink.Assembler
+	in        store.Input
+}
+
+func (f *follower) poll(ctx context.Context) error {
+	if f.poller == nil {
+		// Two who poll at once would measure everything twice.
+		newest, err := f.st.Newest(ctx, f.job)
+		if err != nil {
+			return err
+		}
+		if f.app.now().Sub(newest) < fedWithin {
+			return nil
+		}
+		f.poller = client.NewPoller(f.engine.server, client.PollOptions{Job: f.job.Name(), Every: followEvery, Now: f.app.now})
+		f.assembler = flink.NewAssembler(flink.Options{Engine: f.engine.engine})
+		options, err := json.Marshal(map[string]string{"engine": f.engine.engine, "job": clip(f.job.Name(), 200), "every": followEvery.String(), "by": "apply"})
+		if err != nil {
+			return fmt.Errorf("ingest: %w", err)
+		}
+		f.in = store.Input{Name: f.engine.server.Name(), Format: "flink", Options: string(options)}
+	}
+	answers, failed := f.poller.Poll(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if failed != nil {
+		return nil // the engine may be on its way up again; the next poll asks anew
+	}
+	given, err := f.assembler.Poll(answers)
+	if err != nil {
+		return nil
+	}
+	if _, err := f.app.ingestSource(ctx, f.st, f.in, given.Source()); err != nil && !errors.Is(err, errNothing) {
+		return err
+	}
+	return nil
+}
+
+// judge holds what a plan expects against the history.
+type judge struct {
+	app     *app
+	st      *store.Store
+	doc     *document
+	policy  *policy.Policy
+	settled time.Time
+
+	seen []apply.Seen
+	last time.Time
+}
+
+// look evaluates the windows that have ended since it looked last.
+func (j *judge) look(ctx context.Context) (v apply.Verdict, over bool, err error) {
+	newest, err := j.st.Newest(ctx, j.doc.plan.Job)
+	if err != nil {
+		return v, false, err
+	}
+	due, _ := apply.Due(j.doc.plan, j.settled)
+	first := j.settled.Add(j.policy.Window)
+	for at := later(first, j.last.Add(looksEvery)); !at.After(newest); at = at.Add(looksEvery) {
+		if j.last.After(due) {
+			break
+		}
+		s, err := j.at(ctx, at)
+		if err != nil {
+			return v, false, err
+		}
+		j.seen, j.last = append(j.seen, s), at
+		if v, over = apply.Judge(j.doc.plan, j.doc.id, j.settled, j.app.now(), j.seen); over {
+			return v, true, nil
+		}
+	}
+	v, over = apply.Judge(j.doc.plan, j.doc.id, j.settled, j.app.now(), j.seen)
+	return v, over, nil
+}
+
+// later is the later of two times.
+func later(x, y time.Time) time.Time {
+	if x.After(y) {
+		return x
+	}
+	return y
+}
+
+// at is what the window that ends at a time shows.
+func (j *judge) at(ctx context.Context, at time.Time) (apply.Seen, error) {
+	p := j.doc.plan
+	h, err := j.st.History(ctx, p.Job, at.Add(-lookbackOf(j.policy)), at)
+	if err != nil {
+		return apply.Seen{}, err
+	}
+	result, err := diagnose.Evaluate(h, at, j.policy)
+	if err != nil {
+		return apply.Seen{}, err
+	}
+	snap := result.Snapshot
+	offered := map[string]float64{}
+	for _, l := range snap.Loads() {
+		if l.Source {
+			offered[l.Component] = l.Offered
+		}
+	}
+	return apply.Seen{
+		At: at,
+		Value: func(t dhalion.Target, m dhalion.Metric) float64 {
+			feature := string(m)
+			if t.Kind == dhalion.KindComponent && !m.Fraction() {
+				feature = "sum(" + feature + ")"
+			}
+			return snap.Value(t, feature)
+		},
+		Offered: func(component string) float64 {
+			if v, ok := offered[component]; ok {
+				return v
+			}
+			return math.NaN()
+		},
+		Probability: func(pair dhalion.Pair) (float64, bool) {
+			for _, d := range result.Diagnoses {
+				if d.Target == pair.Target && d.Cause == pair.Cause {
+					return d.Probability, true
+				}
+			}
+			for _, u := range result.Unknown {
+				if u.Cause == "" || u.Cause == pair.Cause && u.Target == pair.Target {
+					return 0, false
+				}
+			}
+			return 0, true
+		},
+		Changed: changedSince(p, snap.Topology, snap.HasTopology),
+	}, nil
+}
+
+// changedSince says how many instances the job has where that is not what the plan
+// left it with.
+func changedSince(p dhalion.Plan, now dhalion.Topology, known bool) string {
+	if !known {
+		return ""
+	}
+	want := map[string]int{}
+	for _, c := range p.Topology.Components {
+		want[c.Name] = c.Parallelism
+	}
+	for _, x := range p.Actions {
+		if n, ok := x.To.Number(); ok && x.Kind == dhalion.SetParallelism {
+			want[x.Target.Component] = int(n)
+		}
+	}
+	for _, c := range now.Components {
+		if n, ok := want[c.Name]; ok && n != c.Parallelism {
+			return fmt.Sprintf("%s has %d instances, and the plan left it with %d: somebody else changed the job", c.Name, c.Parallelism, n)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,93 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/apply"
+)
+
+// Outcome is what came of an action, and the state of its plan.
+type Outcome struct {
+	dhalion.Outcome
+	JudgedAt *time.Time // nil: not yet
+	State    dhalion.PlanState
+}
+
+// OutcomeFilter says which outcomes are wanted; an empty field does not restrict.
+type OutcomeFilter struct {
+	Job  dhalion.JobID
+	Plan string // the full id
+}
+
+// Outcomes lists what came of actions, the newest first, at most limit of them
+// (0: all).
+func (s *Store) Outcomes(ctx context.Context, f OutcomeFilter, limit int) ([]Outcome, error) {
+	rows, err := s.pool.Query(ctx, `
+		SELECT o.plan, o.action, o.job, o.kind, o.target, o.cause, o.applied, coalesce(o.judged, ''), o.at, o.detail, o.judged_at, p.state
+		FROM outcomes o JOIN plans p ON p.id = o.plan
+		WHERE ($1 = '' OR o.job = $1) AND ($2 = '' OR o.plan = $2)
+		ORDER BY o.at DESC, o.plan COLLATE "C", o.action LIMIT nullif($3::bigint, 0)`, f.Job, f.Plan, limit)
+	if err != nil {
+		return nil, fmt.Errorf("store: list outcomes: %w", err)
+	}
+	outcomes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (o Outcome, err error) {
+		err = row.Scan(&o.Plan, &o.Action, &o.Job, &o.Kind, &o.Target, &o.Cause, &o.Applied, &o.Judged, &o.At, &o.Detail, &o.JudgedAt, &o.State)
+		return o, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store: list outcomes: %w", err)
+	}
+	return outcomes, nil
+}
+
+// Judge writes down what was seen of an applied plan: its state (met, unmet or
+// unclear), what was judged of each action, and the incidents that follow from it.
+// It returns *StateError when the plan is not applied, so of several that judge at
+// once one does.
+func (s *Store) Judge(ctx context.Context, ref string, to dhalion.PlanState, why string, outcomes []dhalion.Outcome, incidents []dhalion.Incident, now time.Time) (*PlanRow, error) {
+	now = micros(now)
+	return s.changePlan(ctx, ref, func(tx pgx.Tx, row *PlanRow) error {
+		if err := setState(ctx, tx, row, []dhalion.PlanState{dhalion.PlanApplied}, to, why, "", now); err != nil {
+			return err
+		}
+		for _, o := range outcomes {
+			if o.Judged == "" {
+				continue
+			}
+			if _, err := tx.Exec(ctx, `UPDATE outcomes SET judged = $3, judged_at = $4, detail = $5 WHERE plan = $1 AND action = $2 AND applied = 'applied'`,
+				row.ID, o.Action, o.Judged, now, o.Detail); err != nil {
+				return fmt.Errorf("store: judge outcome %d of plan %s: %w", o.Action, row.ID, err)
+			}
+		}
+		for _, i := range incidents {
+			if _, err := tx.Exec(ctx, `
+				INSERT INTO incidents (job, target, cause, start_time, end_time, certainty, source, note, created_at)
+				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT ON CONSTRAINT incidents_once DO NOTHING`,
+				i.Job, i.Target, i.Cause, micros(i.Start), micros(i.End), i.Certainty, i.Source, i.Note, now); err != nil {
+				return fmt.Errorf("store: note incident of plan %s: %w", row.ID, err)
+			}
+		}
+		return nil
+	})
+}
+
+// Done lists the intents of a job's plans that are confirmed as done, the newest
+// first, at most limit of them: what is known of how it was started.
+func (s *Store) Done(ctx context.Context, job dhalion.JobID, limit int) ([]apply.Intent, error) {
+	rows, err := s.pool.Query(ctx, `
+		SELECT i.call FROM journal i JOIN journal c ON c.intent = i.id JOIN plans p ON p.id = i.plan
+		WHERE p.job = $1 AND c.result ->> 'outcome' = $2 ORDER BY i.id DESC LIMIT $3`, job, apply.Done, limit)
+	if err != nil {
+		return nil, fmt.Errorf("store: read journal of %s: %w", job, err)
+	}
+	intents, err := pgx.CollectRows(rows, pgx.RowTo[apply.Intent])
+	if err != nil {
+		return nil, fmt.Errorf("store: read journal of %s: %w", job, err)
+	}
+	return intents, nil
+}
