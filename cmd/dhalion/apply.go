@@ -165,6 +165,9 @@ func (a *app) apply(ctx context.Context, st *store.Store, ref string, f applyFla
 	case f.dryRun:
 		return a.dryRun(ctx, st, engine, d)
 	}
+	if err := a.preflight(ctx, st, engine, d); err != nil {
+		return err
+	}
 	done, err := a.carryOut(ctx, st, engine, d, f)
 	return a.ended(done, err)
 }
@@ -354,6 +357,21 @@ func (a *app) dryRun(ctx context.Context, st *store.Store, engine *liveEngine, d
 	return nil
 }
 
+// preflight finds out what would be refused by the engine, before anything is
+// begun: the plan then stays approved.
+func (a *app) preflight(ctx context.Context, st *store.Store, engine *liveEngine, d *document) error {
+	applier, err := a.applier(ctx, st, engine, d, applyFlags{})
+	if err != nil {
+		return err
+	}
+	for _, s := range applier.Prepare(ctx, d.id, d.plan) {
+		if s.Refused != "" {
+			return hinted(fmt.Errorf("apply: plan %s is not begun: %s: %s", d.id, s.Text, s.Refused), "when that is mended: %s", command("apply", d.id))
+		}
+	}
+	return nil
+}
+
 // applier is what carries out a plan.
 func (a *app) applier(ctx context.Context, st *store.Store, engine *liveEngine, d *document, f applyFlags) (*apply.Applier, error) {
 	hand, err := a.hand(ctx, st, engine, d.plan.Job)
@@ -474,14 +492,14 @@ func (a *app) tellApplied(done *applied) error {
 		}[x.Result]
 		a.printf("Plan %s for %s %s.\n", x.Plan, plain(string(x.Job)), words)
 		if len(x.Outcomes) == 0 && x.Reason != "" {
-			a.printf("  %s\n", wrap(plain(x.Reason), a.width()-2, "  "))
+			a.printf("  %s\n", wrap(plain(x.Reason), a.width(), "  "))
 		}
 		for _, o := range x.Outcomes {
 			verdict := o.Applied
 			if o.Judged != "" {
 				verdict = o.Judged
 			}
-			a.printf("%s\n", wrap(fmt.Sprintf("  %-7s  %s at %s: %s", verdict, o.Kind, plain(o.Target.String()), plain(o.Detail)), a.width(), "           "))
+			a.printf("  %-7s  %s\n", verdict, wrap(fmt.Sprintf("%s at %s: %s", o.Kind, plain(o.Target.String()), plain(o.Detail)), a.width(), "           "))
 		}
 		if x.Hint != "" {
 			a.printf("hint: %s\n", plain(x.Hint))

@@ -2,7 +2,8 @@
 // of a real Flink 2.3.0 (testdata/answers.jsonl, recorded by dhalion record), grown
 // to any number of jobs, subtasks and TaskManagers. Everything that it measures is
 // a straight line from an attempt's start, so that every mean over every interval
-// is known; and it measures when a real one does, into a cache.
+// is known; and it measures when a real one does, into a cache. What it is told to
+// change it changes, and it counts what was changed: see Effect.
 package flinktest
 
 import (
@@ -14,6 +15,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -74,6 +76,12 @@ type Cluster struct {
 	// anew, and Fetch how long that takes. Zero is no cache. Set them before use.
 	Refresh, Fetch time.Duration
 
+	// A job that is told to change goes on as it was for Lag, and is RESTARTING for
+	// Restart. A savepoint is there after Savepoint. Slots is how many a TaskManager
+	// has; zero is 8. Set them before use.
+	Lag, Restart, Savepoint time.Duration
+	Slots                   int
+
 	mu      sync.Mutex
 	now     func() time.Time
 	workers []string
@@ -81,6 +89,7 @@ type Cluster struct {
 	born    time.Time
 	read    time.Time // when the metrics in the cache were read
 	asked   time.Time // when they were asked for anew
+	acted   state
 }
 
 type run struct {
@@ -89,11 +98,17 @@ type run struct {
 	vertices        []vertex
 	exceptions      []object
 	attempt         int
+	arguments       []string  // of its program, where a jar was run
+	leaves, returns time.Time // begin and end of a restart; zero: there is none
+	over            time.Time // when it ends, or ended; zero: nothing ends it
 }
 
 type vertex struct {
 	Vertex
-	id string
+	id           string
+	lower, upper int      // bounds that were asked for; zero: none were
+	on           []string // workers of its instances; nil: they are dealt out
+	turn         int      // how often they were dealt out anew
 }
 
 // New makes a cluster with so many TaskManagers, tm-1 and so on, and no job. Its
@@ -119,7 +134,7 @@ func (c *Cluster) Start(name string, vertices ...Vertex) string {
 	defer c.mu.Unlock()
 	r := &run{id: ID(name, strconv.Itoa(len(c.runs))), name: name, state: "RUNNING", begun: c.now(), running: c.now()}
 	for _, v := range vertices {
-		r.vertices = append(r.vertices, vertex{v, ID(name, v.Name)})
+		r.vertices = append(r.vertices, vertex{Vertex: v, id: ID(name, v.Name)})
 	}
 	c.runs = append(c.runs, r)
 	return r.id
@@ -153,7 +168,7 @@ func (c *Cluster) Rescale(id, vertex string, parallelism int) {
 	c.change(id, func(r *run) {
 		for i := range r.vertices {
 			if r.vertices[i].Name == vertex {
-				r.vertices[i].Parallelism = parallelism
+				r.vertices[i].Parallelism, r.vertices[i].upper, r.vertices[i].on = parallelism, 0, nil
 			}
 		}
 		r.running = c.now()
@@ -171,9 +186,23 @@ func (c *Cluster) Forget(id string) {
 	c.runs = slices.DeleteFunc(c.runs, func(r *run) bool { return r.id == id })
 }
 
-// ServeHTTP answers as Answer does.
+// ServeHTTP answers as Do does, or goes wrong as SetFault says.
 func (c *Cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	status, body := c.Answer(r.URL.RequestURI())
+	var request []byte
+	if r.Method != http.MethodGet {
+		request, _ = io.ReadAll(io.LimitReader(r.Body, 1<<20)) // half a body is refused as no JSON
+	}
+	status, body, done := 0, []byte(nil), false
+	do := func() {
+		if !done {
+			status, body = c.Do(r.Method, r.URL.RequestURI(), request)
+			done = true
+		}
+	}
+	if c.faulty(w, r, do) {
+		return
+	}
+	do()
 	w.Header().Set("Content-Type", "application/json; charset=UTF-8")
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
@@ -209,8 +238,12 @@ func (c *Cluster) answer(parts, get []string) any {
 		return ""
 	}
 	switch strings.Join(parts, "/") {
-	case "config", "overview":
-		return template("/" + parts[0])
+	case "config":
+		return template("/config")
+	case "overview":
+		return c.overview()
+	case "jars":
+		return c.jarList()
 	case "jobmanager/config":
 		return []object{{"key": "jobmanager.scheduler", "value": "adaptive"}, {"key": "metrics.fetcher.update-interval", "value": strconv.FormatInt(c.Refresh.Milliseconds(), 10)}}
 	case "jobmanager/metrics":
@@ -242,18 +275,21 @@ func (c *Cluster) answer(parts, get []string) any {
 		return nil
 	}
 	r := c.runs[i]
+	c.perform(r)
 	switch strings.Join(parts[2:], "/") {
 	case "":
 		return c.job(r)
-	case "checkpoints/config", "resource-requirements":
-		return template("/jobs/ID/" + strings.Join(parts[2:], "/"))
+	case "checkpoints/config":
+		return template("/jobs/ID/checkpoints/config")
+	case "resource-requirements":
+		return r.requirements()
 	case "checkpoints":
-		body := template("/jobs/ID/checkpoints").(object)
-		done := int(c.now().Sub(r.begun) / (10 * time.Second))
-		body["counts"].(object)["completed"] = done
-		return body
+		return c.checkpoints(r)
 	case "exceptions":
 		return object{"exceptionHistory": object{"entries": append([]object{}, r.exceptions...), "truncated": false}}
+	}
+	if at(2) == "savepoints" && len(parts) == 4 {
+		return c.savepointStatus(r.id, at(3))
 	}
 	if at(2) != "vertices" {
 		return nil
@@ -294,22 +330,22 @@ func (c *Cluster) metricsRead() time.Time {
 
 func (c *Cluster) summary(r *run) object {
 	one := template("/jobs/overview").(object)["jobs"].([]any)[0].(object)
-	n := 0
+	state, n := c.state(r), 0
 	for _, v := range r.vertices {
 		n += v.Parallelism
 	}
 	tasks := one["tasks"].(object)
 	tasks["total"], tasks["running"] = n, n
-	if r.state != "RUNNING" {
+	if state != "RUNNING" {
 		tasks["running"] = 0
 	}
-	maps.Copy(one, object{"jid": r.id, "name": r.name, "state": r.state, "start-time": r.begun.UnixMilli()})
+	maps.Copy(one, object{"jid": r.id, "name": r.name, "state": state, "start-time": r.begun.UnixMilli()})
 	return one
 }
 
 func (c *Cluster) job(r *run) object {
 	body := template("/jobs/ID").(object)
-	sample := body["vertices"].([]any)[0]
+	sample, state := body["vertices"].([]any)[0], c.state(r)
 	stamps := body["timestamps"].(object)
 	stamps["RUNNING"], stamps["CREATED"], stamps["INITIALIZING"] = r.running.UnixMilli(), r.begun.UnixMilli(), r.begun.UnixMilli()
 	vertices, nodes := []object{}, []object{}
@@ -317,10 +353,13 @@ func (c *Cluster) job(r *run) object {
 		one := clone(sample)
 		tasks := one["tasks"].(object)
 		tasks["RUNNING"] = v.Parallelism
-		if r.state != "RUNNING" {
+		if state != "RUNNING" {
 			tasks["RUNNING"], tasks["CREATED"] = 0, v.Parallelism
 		}
-		maps.Copy(one, object{"id": v.id, "name": v.Name, "parallelism": v.Parallelism, "status": r.state})
+		if state == "FINISHED" {
+			tasks["CREATED"], tasks["FINISHED"] = 0, v.Parallelism
+		}
+		maps.Copy(one, object{"id": v.id, "name": v.Name, "parallelism": v.Parallelism, "status": state})
 		vertices = append(vertices, one)
 		inputs := []object{}
 		for i, from := range v.From {
@@ -330,7 +369,7 @@ func (c *Cluster) job(r *run) object {
 	}
 	body["plan"].(object)["nodes"] = nodes
 	maps.Copy(body, object{
-		"jid": r.id, "name": r.name, "state": r.state, "vertices": vertices,
+		"jid": r.id, "name": r.name, "state": state, "vertices": vertices,
 		"start-time": r.begun.UnixMilli(), "now": c.now().UnixMilli(),
 	})
 	return body
@@ -358,14 +397,20 @@ func (c *Cluster) along(r *run, rate int) int64 {
 	return int64(rate) * max(0, c.metricsRead().Sub(r.running).Milliseconds()) / 1000
 }
 
-// Worker is the TaskManager of a subtask: they are dealt out in turn.
+// worker is the TaskManager of a subtask: they are dealt out in turn.
 func (c *Cluster) worker(v vertex, i int) string {
-	return c.workers[(i+len(v.Name))%len(c.workers)]
+	switch {
+	case i < len(v.on):
+		return v.on[i]
+	case len(c.workers) == 0:
+		return ""
+	}
+	return c.workers[(i+len(v.Name)+v.turn)%len(c.workers)]
 }
 
 func (c *Cluster) vertex(r *run, v vertex) object {
 	body := template("/jobs/ID/vertices/ID").(object)
-	sample := body["subtasks"].([]any)[0]
+	sample, state := body["subtasks"].([]any)[0], c.state(r)
 	subtasks := make([]object, v.Parallelism)
 	for i := range subtasks {
 		rates := RatesOf(r.id, v.id, i)
@@ -380,10 +425,10 @@ func (c *Cluster) vertex(r *run, v vertex) object {
 			"accumulated-backpressured-time": c.along(r, rates.Backpressured), "accumulated-idle-time": c.along(r, rates.Idle),
 		})
 		maps.Copy(one, object{
-			"subtask": i, "status": r.state, "attempt": r.attempt, "taskmanager-id": c.worker(v, i), "endpoint": "localhost:1",
+			"subtask": i, "status": state, "attempt": r.attempt, "taskmanager-id": c.worker(v, i), "endpoint": "localhost:1",
 			"start-time": r.running.UnixMilli(), "start_time": r.running.UnixMilli(),
 		})
-		if r.state != "RUNNING" {
+		if state != "RUNNING" {
 			one["status"] = "CREATED"
 		}
 		subtasks[i] = one
