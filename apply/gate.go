@@ -345,24 +345,26 @@ func notAllowed(s State) *Refusal {
 }
 
 // BlastRadius is how many jobs a plan touches and which share of all their
-// instances it stops or moves: of each job the most that one of its actions says.
+// instances it stops or moves. What several actions touch of a job is added up, to
+// all of it at most.
 func BlastRadius(p dhalion.Plan) (jobs int, share float64) {
-	most := map[dhalion.JobID]dhalion.Affected{}
+	touched := map[dhalion.JobID]dhalion.Affected{}
 	for _, a := range p.Actions {
 		for _, t := range a.Affects {
-			if was, ok := most[t.Job]; !ok || t.Instances > was.Instances {
-				most[t.Job] = t
-			}
+			sum := touched[t.Job]
+			sum.Of = max(sum.Of, t.Of)
+			sum.Instances = min(sum.Of, sum.Instances+t.Instances)
+			touched[t.Job] = sum
 		}
 	}
-	touched, all := 0, 0
-	for _, t := range most {
-		touched, all = touched+t.Instances, all+t.Of
+	n, all := 0, 0
+	for _, t := range touched {
+		n, all = n+t.Instances, all+t.Of
 	}
 	if all == 0 {
-		return len(most), 0
+		return len(touched), 0
 	}
-	return len(most), float64(touched) / float64(all)
+	return len(touched), float64(n) / float64(all)
 }
 
 func held(s State) *Refusal {

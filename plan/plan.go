@@ -150,13 +150,15 @@ type Situation struct {
 	AsOf     time.Time
 	Topology dhalion.Topology
 
-	findings dhalion.Findings
-	set      settings
-	sizes    []size // in order of flow; non-sources, by the autoscaler's method all
-	sources  []ComponentLoad
-	feasible float64 // share of the offered load that can be kept up with, at most 1
-	limiting string  // the component that sets feasible; empty when it is 1
-	warnings []dhalion.Warning
+	findings   dhalion.Findings
+	set        settings
+	neighbours []Neighbour
+	arguments  []string
+	sizes      []size // in order of flow; non-sources, by the autoscaler's method all
+	sources    []ComponentLoad
+	feasible   float64 // share of the offered load that can be kept up with, at most 1
+	limiting   string  // the component that sets feasible; empty when it is 1
+	warnings   []dhalion.Warning
 }
 
 func newSituation(in Input, set settings) (*Situation, error) {
@@ -166,7 +168,7 @@ func newSituation(in Input, set settings) (*Situation, error) {
 	if err := in.Topology.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Situation{Job: in.Job, AsOf: in.AsOf, Topology: in.Topology, set: set}
+	s := &Situation{Job: in.Job, AsOf: in.AsOf, Topology: in.Topology, set: set, neighbours: in.Neighbours, arguments: in.Arguments}
 	s.Topology.Components = slices.Clone(in.Topology.Components)
 	s.Topology.Edges = slices.Clone(in.Topology.Edges)
 	s.Topology.Placement = slices.Clone(in.Topology.Placement)

@@ -331,16 +331,102 @@ func TestAKnobIsSetToTheLeastValueThatSpreadsEnough(t *testing.T) {
 	number, text := dhalion.NumberSetting, dhalion.TextSetting
 	salt := policy.Knob{Values: []dhalion.Setting{number(1), number(2), number(4), number(8)}}
 	for share, want := range map[float64]string{1.4: "1", 1.6: "2", 3.6: "4", 11: "8", 100: "8", math.NaN(): "2", 0.9: "2"} {
-		if got := pick(salt, share).String(); got != want {
+		if got := pick(salt, dhalion.Setting{}, share).String(); got != want {
 			t.Errorf("a share of %v sets %s, want %s", share, got, want)
 		}
 	}
-	if got := pick(policy.Knob{Values: []dhalion.Setting{text("off"), text("on")}}, 5).String(); got != "on" {
+	if got := pick(policy.Knob{Values: []dhalion.Setting{text("off"), text("on")}}, dhalion.Setting{}, 5).String(); got != "on" {
 		t.Errorf("texts: %s", got)
 	}
-	if got := pick(policy.Knob{Values: []dhalion.Setting{text("on")}}, 5).String(); got != "on" {
+	if got := pick(policy.Knob{Values: []dhalion.Setting{text("on")}}, dhalion.Setting{}, 5).String(); got != "on" {
 		t.Errorf("one value: %s", got)
 	}
+	// From a present value: the share is what was seen with keys spread already.
+	for _, c := range []struct {
+		now   dhalion.Setting
+		share float64
+		want  string
+	}{
+		{number(1), 3.6, "4"}, {number(2), 3, "8"}, {number(2), 1.4, "4"}, {number(4), 100, "8"}, {number(8), 3, "-"},
+		{number(3), 1.6, "4"}, {number(2), math.NaN(), "4"}, {number(8), math.NaN(), "-"}, {text("x"), 3, "4"},
+	} {
+		if got := pick(salt, c.now, c.share); got.String() != c.want && !(c.want == "-" && got.IsZero()) {
+			t.Errorf("from %s a share of %v sets %s, want %s", c.now, c.share, got, c.want)
+		}
+	}
+	onOff := policy.Knob{Values: []dhalion.Setting{text("off"), text("on")}}
+	for now, want := range map[string]string{"off": "on", "other": "off"} {
+		if got := pick(onOff, text(now), 5).String(); got != want {
+			t.Errorf("from %s to %s, want %s", now, got, want)
+		}
+	}
+	if got := pick(onOff, text("on"), 5); !got.IsZero() {
+		t.Errorf("from the last to %s", got)
+	}
+}
+
+func TestWhatAKnobIsSetToIsReadFromTheArguments(t *testing.T) {
+	k := policy.Knob{Argument: "--salt", Values: []dhalion.Setting{dhalion.NumberSetting(1), dhalion.TextSetting("many")}}
+	for _, c := range []struct {
+		arguments string
+		want      dhalion.Setting
+	}{
+		{"", dhalion.Setting{}}, {"--salts 4", dhalion.Setting{}}, {"--salt", dhalion.Setting{}},
+		{"--salt 1", dhalion.NumberSetting(1)}, {"--a b --salt=7", dhalion.NumberSetting(7)}, {"--salt many", dhalion.TextSetting("many")},
+		{"--salt 1 --salt 2", dhalion.NumberSetting(2)}, {"--salt=x", dhalion.TextSetting("x")},
+	} {
+		if got := present(k, strings.Fields(c.arguments)); got != c.want {
+			t.Errorf("%q: %s, want %s", c.arguments, got, c.want)
+		}
+	}
+}
+
+func TestAKnobThatIsKnownToBeSetCanBeSetBackAndOneThatIsSpentIsNotSetAgain(t *testing.T) {
+	in := wordcount(1, found(dhalion.DataSkew, dhalion.InstanceTarget(job, "counter", 6), 0.9))
+	in.Load = slices.Clone(in.Load)
+	for i := range in.Load {
+		if in.Load[i].Component == "counter" {
+			in.Load[i].SkewShare = 3.6
+		}
+	}
+	set := defaults()
+	set.knobs = []policy.Knob{{Name: "salt", Argument: "--salt", Values: []dhalion.Setting{dhalion.NumberSetting(1), dhalion.NumberSetting(4)}, Mends: dhalion.DataSkew}}
+	in.Arguments = []string{"--salt", "1"}
+	p := made(t, in, set)
+	same(t, briefly(p), "set --salt from 1 to 4 at counter")
+	a := p.Actions[0]
+	if a.From != dhalion.NumberSetting(1) || a.Reverse == nil || a.Reverse.To != a.From || a.Reverse.From != a.To || a.Reverse.Kind != dhalion.SetKnob {
+		t.Errorf("from %s, back by %+v", a.From, a.Reverse)
+	}
+	in.Arguments = []string{"--salt=4"}
+	p = made(t, in, set)
+	if len(p.Actions) != 1 || p.Actions[0].Kind != dhalion.Alert || !strings.Contains(p.Actions[0].Message, "more values for its knob") {
+		t.Errorf("%+v", p.Actions)
+	}
+	hasReason(t, p, "is at 4 already")
+}
+
+func TestARelocationTouchesEveryJobOnItsWorker(t *testing.T) {
+	in := wordcount(1, found(dhalion.SlowWorker, dhalion.WorkerTarget(job, "tm-2"), 0.9))
+	in.Neighbours = []Neighbour{
+		{Job: "file/a", Instances: 10, On: map[string]int{"tm-2": 2, "tm-3": 8}}, {Job: "file/z", Instances: 5, On: map[string]int{"tm-3": 5}},
+	}
+	set := defaults()
+	set.maxJobs = 2
+	p := made(t, in, set)
+	same(t, briefly(p), "move the instances of worker tm-2 away")
+	if got := fmt.Sprint(p.Actions[0].Affects); got != "[{file/a 2 10} {prod/wordcount 4 17}]" {
+		t.Errorf("it touches %s", got)
+	}
+	set.maxTouched = 0.22 // (4 + 2) of (17 + 10) is .222; of its own job alone 4/17 is .235
+	p = made(t, in, set)
+	hasReason(t, p, "would touch 6 of 27 instances")
+	set.maxTouched = 0.23
+	p = made(t, in, set)
+	same(t, briefly(p), "move the instances of worker tm-2 away")
+	set.maxJobs = 1
+	p = made(t, in, set)
+	hasReason(t, p, "it would touch file/a, too; the policy's max_jobs_touched is 1")
 }
 
 // At .06 of the load: splitter 60·1.68 ms/.8 = .126, counter 240·1 ms/.8 = .3.

@@ -3,8 +3,10 @@ package plan
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/plan/policy"
@@ -363,49 +365,73 @@ func (s *Situation) orphans(candidates []*candidate) {
 func (s *Situation) bound(candidates []*candidate) {
 	byWorth := slices.Clone(candidates)
 	slices.SortStableFunc(byWorth, func(a, b *candidate) int { return cmp.Compare(b.action.Utility, a.action.Utility) })
-	all := s.Topology.Instances()
 	on, _ := s.placed()
 	moved := map[dhalion.Placement]bool{}
-	n := 0
-	jobs := map[dhalion.JobID]bool{}
+	left := map[string]bool{} // workers from which something is moved
+	of, touches := map[dhalion.JobID]int{}, map[dhalion.JobID]int{}
 	for _, c := range byWorth {
 		if c.gone != "" || len(c.action.Affects) == 0 {
 			continue
 		}
-		instances, nowJobs, nowMoved := n, len(jobs), map[dhalion.Placement]bool{}
+		nowOf, now, nowMoved := maps.Clone(of), maps.Clone(touches), map[dhalion.Placement]bool{}
 		for _, t := range c.action.Affects {
-			if !jobs[t.Job] {
-				nowJobs++
-			}
+			nowOf[t.Job] = t.Of
 		}
+		worker := workerOf(c.action)
 		if touched(c.action) >= 1 {
-			instances = all
+			now[s.Job] = nowOf[s.Job]
 		} else {
-			worker := c.action.From.String()
-			if c.action.Target.Kind == dhalion.KindWorker {
-				worker = c.action.Target.Worker
-			}
 			for _, p := range on[worker] {
 				if !moved[p] {
 					nowMoved[p] = true
-					instances = min(all, instances+1)
+					now[s.Job] = min(nowOf[s.Job], now[s.Job]+1)
 				}
 			}
 		}
+		for _, t := range c.action.Affects {
+			if t.Job != s.Job && !left[worker] {
+				now[t.Job] = min(t.Of, now[t.Job]+t.Instances)
+			}
+		}
+		instances, all := 0, 0
+		for job, n := range nowOf {
+			instances, all = instances+now[job], all+n
+		}
 		switch {
-		case s.set.maxJobs > 0 && nowJobs > s.set.maxJobs:
-			c.gone = fmt.Sprintf("it would touch %d jobs; the policy's max_jobs_touched is %d", nowJobs, s.set.maxJobs)
+		case s.set.maxJobs > 0 && len(nowOf) > s.set.maxJobs:
+			c.gone = fmt.Sprintf("it would touch %d jobs; the policy's max_jobs_touched is %d", len(nowOf), s.set.maxJobs)
+			if others := beside(c.action, s.Job); others != "" {
+				c.gone = fmt.Sprintf("it would touch %s, too; the policy's max_jobs_touched is %d", others, s.set.maxJobs)
+			}
 		case s.set.maxTouched > 0 && float64(instances) > s.set.maxTouched*float64(all)+1e-9:
 			c.gone = fmt.Sprintf("the plan would touch %d of %d instances; the policy's max_instances_touched is %.3g", instances, all, s.set.maxTouched)
 		default:
-			n = instances
-			for p := range nowMoved {
-				moved[p] = true
-			}
-			for _, t := range c.action.Affects {
-				jobs[t.Job] = true
-			}
+			of, touches = nowOf, now
+			maps.Copy(moved, nowMoved)
+			left[worker] = true
 		}
 	}
 	s.orphans(candidates)
+}
+
+// workerOf is the worker that an action moves instances off; empty: none.
+func workerOf(a dhalion.Action) string {
+	switch {
+	case a.Kind != dhalion.Relocate && a.Target.Kind != dhalion.KindWorker:
+		return ""
+	case a.Target.Worker != "":
+		return a.Target.Worker
+	}
+	return a.From.String()
+}
+
+// beside names the jobs that an action touches beside the plan's own.
+func beside(a dhalion.Action, own dhalion.JobID) string {
+	var names []string
+	for _, t := range a.Affects {
+		if t.Job != own {
+			names = append(names, string(t.Job))
+		}
+	}
+	return strings.Join(names, " and ")
 }

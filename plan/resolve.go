@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -219,7 +220,7 @@ func relocate(d dhalion.Diagnosis, s *Situation) []Proposal {
 		a.Message = fmt.Sprintf("Restart %s: there is no other worker to move %s to", words(target), words(d.Target))
 		a.Expect.Summary = "after the restart " + words(d.Target) + " runs as fast as its peers"
 	}
-	a.Affects = []dhalion.Affected{{Job: s.Job, Instances: n, Of: all}}
+	a.Affects = s.affected(a, worker, n)
 	components := []string{d.Target.Component}
 	if d.Cause == dhalion.SlowWorker {
 		components = nil
@@ -240,6 +241,22 @@ func relocate(d dhalion.Diagnosis, s *Situation) []Proposal {
 	return append(proposals, Proposal{Action: a, Benefit: benefit, Stops: s.set.restart.Seconds()})
 }
 
+// affected are all jobs with an instance on a worker that an action empties or
+// restarts, sorted by name, n instances of this one.
+func (s *Situation) affected(a dhalion.Action, worker string, n int) []dhalion.Affected {
+	all := []dhalion.Affected{{Job: s.Job, Instances: n, Of: s.Topology.Instances()}}
+	if a.Target.Kind == dhalion.KindJob {
+		return all // the job alone restarts
+	}
+	for _, other := range s.neighbours {
+		if on := other.On[worker]; on > 0 {
+			all = append(all, dhalion.Affected{Job: other.Job, Instances: on, Of: other.Instances})
+		}
+	}
+	slices.SortFunc(all, func(x, y dhalion.Affected) int { return cmp.Compare(x.Job, y.Job) })
+	return all
+}
+
 // rebalance answers data skew: a knob of the policy that mends it, else a person.
 // Never by scaling.
 func rebalance(d dhalion.Diagnosis, s *Situation) []Proposal {
@@ -257,14 +274,26 @@ func rebalance(d dhalion.Diagnosis, s *Situation) []Proposal {
 		}
 	}
 	found := false
+	var spent []string // knobs that have no value left
 	for _, k := range s.set.knobs {
 		if k.Mends != dhalion.DataSkew || (k.Component != "" && k.Component != d.Target.Component) || len(k.Values) == 0 {
 			continue
 		}
-		found = true
 		a := s.action(dhalion.SetKnob, d, dhalion.ComponentTarget(s.Job, d.Target.Component))
 		a.Argument = k.Argument
-		a.To = pick(k, share)
+		a.From = present(k, s.arguments)
+		if a.To = pick(k, a.From, share); a.To.IsZero() {
+			a.To = a.From
+			a.Message = fmt.Sprintf("Set %s of %s", k.Argument, d.Target.Component)
+			spent = append(spent, fmt.Sprintf("%s is at %s already, and the policy has no value beyond that", k.Argument, a.From))
+			proposals = append(proposals, refused(Proposal{Action: a, Benefit: benefit, Stops: s.set.restart.Seconds()}, spent[len(spent)-1])...)
+			continue
+		}
+		found = true
+		if !a.From.IsZero() {
+			a.Reverse = &dhalion.Reversal{Kind: dhalion.SetKnob, Target: a.Target, From: a.To, To: a.From,
+				Summary: fmt.Sprintf("set %s back to %s", k.Argument, a.From)}
+		}
 		a.Message = fmt.Sprintf("Set %s to %s, which spreads the hot keys of %s", k.Argument, a.To, d.Target.Component)
 		a.Expect.Summary = fmt.Sprintf("the records of %s are shared out evenly", d.Target.Component)
 		// Arguments change by a restart of the whole job.
@@ -277,8 +306,12 @@ func rebalance(d dhalion.Diagnosis, s *Situation) []Proposal {
 		if share >= slowdown {
 			hot = fmt.Sprintf("%.2g times", share)
 		}
+		what := "declare a knob that does it in the policy (mends: data_skew)"
+		if len(spent) > 0 {
+			what = "give the policy more values for its knob: " + strings.Join(spent, "; ")
+		}
 		proposals = append(proposals, s.alert(d, fmt.Sprintf("gets %s its share of the records: split its hot keys (salt them, or combine before "+
-			"the shuffle), or declare a knob that does it in the policy (mends: data_skew)", hot)))
+			"the shuffle), or %s", hot, what)))
 	}
 	return proposals
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dhalion-go/dhalion"
@@ -118,23 +120,74 @@ func (s settings) allows(kind dhalion.ActionKind) bool {
 	return len(s.actions) == 0 || slices.Contains(s.actions, kind)
 }
 
-// pick is the least value by which the hottest instance would no longer be hot,
-// if that value tells over how many instances a hot key is spread: 4 spreads a
-// threefold share to 0.75. With no number among the values, or no share, it is
-// the second one: the first is what the job most likely has.
-func pick(k policy.Knob, share float64) dhalion.Setting {
-	last := dhalion.Setting{}
-	for _, v := range k.Values {
-		n, ok := v.Number()
-		if !ok || !(share > 1) {
-			return k.Values[min(1, len(k.Values)-1)]
+// present is what a knob is set to by the arguments of the present run: "--salt 4"
+// or "--salt=4", the last one counts; null where they are not known or do not say.
+func present(k policy.Knob, arguments []string) dhalion.Setting {
+	now := dhalion.Setting{}
+	read := func(text string) {
+		for _, v := range k.Values {
+			if v.String() == text {
+				now = v
+				return
+			}
 		}
-		if n > 0 && share/n < slowdown {
-			return v
+		if n, err := strconv.ParseFloat(text, 64); err == nil && !math.IsNaN(n) && !math.IsInf(n, 0) {
+			now = dhalion.NumberSetting(n)
+			return
 		}
-		if was, _ := last.Number(); last.IsZero() || n > was {
-			last = v
+		now = dhalion.TextSetting(text)
+	}
+	for i, x := range arguments {
+		if value, ok := strings.CutPrefix(x, k.Argument+"="); ok {
+			read(value)
+		} else if x == k.Argument && i+1 < len(arguments) {
+			read(arguments[i+1])
 		}
 	}
-	return last
+	return now
+}
+
+// pick is the least value by which the hottest instance would no longer be hot,
+// if that value tells over how many instances a hot key is spread: 4 spreads a
+// threefold share to 0.75. A share that is seen with the knob at 2 is of keys that
+// are spread over two already, and counts twice. Where none is large enough it is the
+// largest. With no number among the values, or no share, it is the one behind the
+// present one, or the second: the first is what the job most likely has. It is
+// null when there is no value but the present one left.
+func pick(k policy.Knob, now dhalion.Setting, share float64) dhalion.Setting {
+	spread, numbered := 1.0, share > 1
+	if n, ok := now.Number(); ok && n > 0 {
+		spread = n
+	}
+	for _, v := range k.Values {
+		if _, ok := v.Number(); !ok {
+			numbered = false
+		}
+	}
+	if !numbered {
+		at := slices.Index(k.Values, now)
+		switch {
+		case at >= 0 && at+1 < len(k.Values):
+			return k.Values[at+1]
+		case at >= 0:
+			return dhalion.Setting{}
+		case now.IsZero():
+			return k.Values[min(1, len(k.Values)-1)]
+		}
+		return k.Values[0]
+	}
+	best, most := dhalion.Setting{}, spread
+	if now.IsZero() {
+		most = 0
+	}
+	for _, v := range k.Values {
+		n, _ := v.Number()
+		if n <= most {
+			continue
+		}
+		if best, most = v, n; share*spread/n < slowdown {
+			return best
+		}
+	}
+	return best
 }

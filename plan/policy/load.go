@@ -68,6 +68,7 @@ type document struct {
 	Knobs      []knobYAML           `yaml:"knobs,omitempty"`
 	Limits     *limitsYAML          `yaml:"limits,omitempty"`
 	Approve    *approveYAML         `yaml:"approve,omitempty"`
+	Outcome    *outcomeYAML         `yaml:"outcome,omitempty"`
 }
 
 type minimumYAML struct {
@@ -120,6 +121,16 @@ type approveYAML struct {
 	AutoIf   *string `yaml:"auto_if,omitempty"`
 	FourEyes *bool   `yaml:"four_eyes,omitempty"`
 }
+
+type outcomeYAML struct {
+	Unmet *string `yaml:"unmet,omitempty"`
+}
+
+// What becomes of a plan that did not do what it should.
+const (
+	keepUnmet    = "keep"
+	reverseUnmet = "reverse"
+)
 
 // scalar is a text or number with the place where it stands.
 type scalar struct {
@@ -400,6 +411,12 @@ func (d *document) merge(o document, file string) error {
 		}
 		override(&d.Approve.AutoIf, o.Approve.AutoIf)
 		override(&d.Approve.FourEyes, o.Approve.FourEyes)
+	}
+	if o.Outcome != nil {
+		if d.Outcome == nil {
+			d.Outcome = &outcomeYAML{}
+		}
+		override(&d.Outcome.Unmet, o.Outcome.Unmet)
 	}
 	return nil
 }
@@ -785,6 +802,15 @@ func (d *document) checkLimits(p *Policy, chain []fileDocument) error {
 			p.Approve.FourEyes = *a.FourEyes
 		}
 	}
+	if o := d.Outcome; o != nil && o.Unmet != nil {
+		switch *o.Unmet {
+		case keepUnmet:
+		case reverseUnmet:
+			p.Outcome.ReverseUnmet = true
+		default:
+			return at(chain, []string{"outcome", "unmet"}, "unmet is keep or reverse, not %q%s", *o.Unmet, didYouMean(*o.Unmet, []string{keepUnmet, reverseUnmet}))
+		}
+	}
 	return nil
 }
 
@@ -859,6 +885,10 @@ func (p *Policy) YAML() []byte {
 		d.Limits.Actions = append(d.Limits.Actions, string(a))
 	}
 	d.Approve = &approveYAML{&p.Approve.AutoIf, yes(p.Approve.FourEyes)}
+	if p.Outcome.ReverseUnmet {
+		unmet := reverseUnmet
+		d.Outcome = &outcomeYAML{&unmet}
+	}
 	var out bytes.Buffer
 	enc := yaml.NewEncoder(&out)
 	enc.SetIndent(2)

@@ -295,6 +295,8 @@ func TestWhatIsWrongWithAFileIsSaidWithItsLine(t *testing.T) {
 		{"limits:", "minimum: {polls: -3}\nlimits:", "p.yaml:8: minimum polls -3 is negative"},
 		{"limits:", "objective: {kind: throughput-slo}\nlimits:", "p.yaml:8: objective throughput-slo needs"},
 		{"limits:", "approve: {auto_if: probability > nonsense}\nlimits:", "p.yaml:8: auto_if"},
+		{"limits:", "outcome: {unmet: revert}\nlimits:", "p.yaml:8: unmet is keep or reverse, not \"revert\""},
+		{"limits:", "outcome: {met: keep}\nlimits:", "met"},
 		{"name: base", "name: base\nname: twice", "already defined"},
 	} {
 		text := strings.Replace(base, c.replace, c.with, 1)
@@ -423,6 +425,28 @@ func TestDecisionsAreGradedUnlessThePolicySaysOtherwise(t *testing.T) {
 		}
 		if p.Decisions != want || name == "p.yaml" && p.Digest != plain.Digest || name == "q.yaml" && p.Digest == plain.Digest {
 			t.Errorf("%s: decisions %s, digest %.8s beside %.8s", name, p.Decisions, p.Digest, plain.Digest)
+		}
+	}
+}
+
+func TestWhatIsUnmetIsKeptUnlessThePolicySaysOtherwise(t *testing.T) {
+	plain, err := load(t, map[string]string{"p.yaml": base}, "p.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{"p.yaml": base + "outcome: {unmet: keep}\n", "q.yaml": base + "outcome: {unmet: reverse}\n",
+		"r.yaml": "extends: q.yaml\nname: r\n", "s.yaml": "extends: q.yaml\noutcome: {unmet: keep}\n"}
+	for name, want := range map[string]bool{"p.yaml": false, "q.yaml": true, "r.yaml": true, "s.yaml": false} {
+		p, err := load(t, files, name, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := load(t, map[string]string{"again.yaml": string(p.YAML())}, "again.yaml", nil)
+		if err != nil || again.Outcome != p.Outcome || p.Outcome.ReverseUnmet != want {
+			t.Errorf("%s: %+v, written and read again %+v, %v", name, p.Outcome, again, err)
+		}
+		if same := p.Digest == plain.Digest; name == "p.yaml" && !same || name == "q.yaml" && same {
+			t.Errorf("%s: digest %.8s beside %.8s", name, p.Digest, plain.Digest)
 		}
 	}
 }
