@@ -415,7 +415,9 @@ func (c *componentState) unread() {
 
 func (r *Reader) loadOf(c *componentState) Load {
 	hot := nan
+	shares := make([]float64, 0, len(c.instances))
 	for _, i := range c.instances {
+		shares = append(shares, i.row.get("uneven_share"))
 		hot = most(hot, i.row.get("uneven_share"))
 	}
 	lo, hi := orNaN(r.past.low, c.spec.Name), orNaN(r.past.high, c.spec.Name)
@@ -423,7 +425,7 @@ func (r *Reader) loadOf(c *componentState) Load {
 		Component: c.spec.Name, Offered: c.sustained(),
 		Service: c.healthy, ServiceLow: least(lo, c.healthy), ServiceTop: most(hi, c.healthy),
 		Caused: c.row.get(call("sum", dhalion.BackpressureCaused)),
-		Busy:   c.row.get(string(dhalion.Busy)), Lag: c.row.get(string(dhalion.Lag)), HotShare: hot,
+		Busy:   c.row.get(string(dhalion.Busy)), Lag: c.row.get(string(dhalion.Lag)), HotShare: hot, Shares: shares,
 		Source: c.source, Sink: c.sink, External: c.row.get("is_external") == 1,
 	}
 }

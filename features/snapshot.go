@@ -43,9 +43,11 @@ type Load struct {
 	Caused     float64 // shares of the time that its instances hold up what is above, added up over those that reported it
 	Lag        float64 // records due and unread, sources only
 	HotShare   float64 // greatest share of an instance over an even share
-	Source     bool
-	Sink       bool
-	External   bool
+	// Shares are the records of each instance over an even share, by its number.
+	Shares   []float64
+	Source   bool
+	Sink     bool
+	External bool
 }
 
 // Value is a feature of a target or, behind "component.", of the component that

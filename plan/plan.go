@@ -95,6 +95,8 @@ type ComponentLoad struct {
 	Caused    float64 // shares of the time that its instances hold up what is above, added up
 	Lag       float64 // of a source: records due and not yet read
 	SkewShare float64 // share of the hottest instance × parallelism; 1 = even
+	// Shares are the same of each instance, by its number; nil: not known.
+	Shares []float64
 
 	Source, Sink, External bool
 }

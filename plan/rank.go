@@ -249,7 +249,7 @@ func (s *Situation) conflicts(candidates []*candidate) {
 			switch {
 			case up:
 				c.gone = "the same plan scales " + words(a.Target) + " up"
-			case ill:
+			case ill && !slices.Contains(a.Because, pairOf(d)):
 				c.gone = fmt.Sprintf("%s holds at %s: mend that before instances are taken away", d.Cause, words(d.Target))
 			case failing > 0:
 				c.gone = "the job keeps failing: what it needs cannot be told from how it runs now"

@@ -257,14 +257,18 @@ func (s *Situation) affected(a dhalion.Action, worker string, n int) []dhalion.A
 	return all
 }
 
-// rebalance answers data skew: a knob of the policy that mends it, else a person.
-// Never by scaling.
+// rebalance answers data skew: where the engine deals key groups out unevenly,
+// another parallelism; a hot key is never answered by scaling, but by a knob of the
+// policy that mends it, else by a person.
 func rebalance(d dhalion.Diagnosis, s *Situation) []Proposal {
 	if d.Cause != dhalion.DataSkew {
 		return nil
 	}
-	proposals := s.scalingCannotMend(d, "the hot key stays on one instance")
 	z := s.size(d.Target.Component)
+	if proposals := s.regroup(d, z); proposals != nil {
+		return proposals
+	}
+	proposals := s.scalingCannotMend(d, "the hot key stays on one instance")
 	benefit := 2 * floor
 	share := math.NaN()
 	if z != nil {
@@ -311,7 +315,7 @@ func rebalance(d dhalion.Diagnosis, s *Situation) []Proposal {
 			what = "give the policy more values for its knob: " + strings.Join(spent, "; ")
 		}
 		proposals = append(proposals, s.alert(d, fmt.Sprintf("gets %s its share of the records: split its hot keys (salt them, or combine before "+
-			"the shuffle), or %s", hot, what)))
+			"the shuffle), or %s%s", hot, what, s.keysTogether(d))))
 	}
 	return proposals
 }

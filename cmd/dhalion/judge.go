@@ -277,7 +277,7 @@ type evaluation struct {
 	history *segment.History
 	result  *diagnose.Result // nil when only the history was asked for
 
-	flags   judgeFlags       // with the policy that holds for this job
+	flags judgeFlags // with the policy that holds for this job
 
 	sourceRates map[string]float64 // of policy ds2, where they were given
 }
