@@ -15,7 +15,7 @@ SEED        ?= 1
 LANES       ?= 3
 DEMO_HOME   ?= $(shell echo $${TMPDIR:-/tmp})/dhalion-demo
 
-.PHONY: e2e-observe e2e-actuate help build check fmt vet staticcheck cross test fuzz crash-store chaos-polls bench demo score lab lab-schedule clean
+.PHONY: e2e e2e-observe e2e-actuate help build check fmt vet staticcheck cross test fuzz crash crash-store chaos-polls bench demo score lab lab-schedule clean
 
 help: ## say what each target does
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ fuzz: ## every fuzz target for FUZZTIME (10m)
 crash-store: ## kill ingests, compactions and PostgreSQL 230 times (15 min)
 	DHALION_CRASHES=100 $(GO) test -run Killed -timeout 60m -v ./cmd/dhalion
 
+crash: ## kill appliers at every point and at 500 random moments, and PostgreSQL under 20 of them (10 min; make test does 40)
+	DHALION_APPLY_CRASHES=500 $(GO) test -run 'TestAnApply(ThatIsKilled|WhosePostgreSQL)' -timeout 60m -v ./cmd/dhalion
+
 chaos-polls: ## 10,000 polls of a Flink that answers slowly, partly, wrongly and not at all (half an hour; make test does 130)
 	DHALION_POLLS=10000 $(GO) test -run SpoiledAnswer -timeout 120m -v ./ingest/flink
 
@@ -63,8 +66,11 @@ bench: build ## against psql, DuckDB and polars, ratios asserted with slack (10 
 	$(GO) run ./lab/bench -binary $(BIN) evaluate
 	$(GO) test -run '^$$' -bench . -benchmem $(PACKAGES)
 
-e2e-observe: build ## a real Flink, four faults, diagnosed live and from the recording of the same minutes (8 min)
+e2e-observe: build ## a real Flink, four faults, diagnosed live and from the recording of the same minutes (6 min)
 	$(GO) run ./lab/e2e -binary $(BIN) observe
+
+e2e: build ## real Flink: plans made, approved, applied and judged on eight stories, three clusters side by side (9 min)
+	$(GO) run ./lab/e2e -binary $(BIN) apply
 
 e2e-actuate: build ## the hand on Flink rescales, refuses and restarts a real job, each once (2 min)
 	$(GO) run ./lab/e2e -binary $(BIN) actuate

@@ -148,7 +148,7 @@ func hold(p dhalion.Plan, a dhalion.Action, s Seen) (judged, detail string) {
 	}
 	for _, c := range a.Expect.Checks {
 		value, limit := s.Value(c.Target, c.Metric), c.Value
-		words := planfile.Check(dhalion.Check{Metric: c.Metric, Target: c.Target, Compare: c.Compare, Value: limit}, 0)
+		words := planfile.Bound(c)
 		offered := math.NaN()
 		if c.Target.Kind == dhalion.KindComponent {
 			offered = s.Offered(c.Target.Component)
@@ -162,11 +162,11 @@ func hold(p dhalion.Plan, a dhalion.Action, s Seen) (judged, detail string) {
 		case math.IsNaN(value):
 			worse(Unclear, "not measured: %s", words)
 		case met:
-			said = append(said, fmt.Sprintf("%s: %s", words, figure(c.Metric, value)))
+			said = append(said, fmt.Sprintf("%s: %s", words, planfile.Value(c.Metric, value)))
 		case loadGrew(p, s):
-			worse(Unclear, "%s, not met at %s: more arrives than the plan spoke of", words, figure(c.Metric, value))
+			worse(Unclear, "%s, not met at %s: more arrives than the plan spoke of", words, planfile.Value(c.Metric, value))
 		default:
-			worse(Unmet, "%s, not met: %s", words, figure(c.Metric, value))
+			worse(Unmet, "%s, not met: %s", words, planfile.Value(c.Metric, value))
 		}
 	}
 	if p.Reverses == "" {
@@ -197,13 +197,6 @@ func loadGrew(p dhalion.Plan, s Seen) bool {
 		}
 	}
 	return false
-}
-
-func figure(m dhalion.Metric, v float64) string {
-	if m.Fraction() {
-		return planfile.Percent(v)
-	}
-	return planfile.Quantity(v)
 }
 
 // Incidents are what a judged plan teaches about the stretch of history that it

@@ -43,12 +43,19 @@ func (s *Situation) expect(a *dhalion.Action, to map[string]int) {
 	var drain time.Duration
 	lag := 0.0
 	for _, src := range sources {
-		if src.Lag > smallLag*src.Offered && carries > 1+1e-9 {
-			lag += src.Lag
-			// Above a day it is no prediction any more.
-			d := math.Min(86400, src.Lag/((carries-1)*src.Offered))
-			drain = max(drain, time.Duration(d*float64(time.Second)))
+		if !(carries > 1+1e-9) {
+			continue
 		}
+		due := src.Offered * s.set.restart.Seconds() // what arrives while the job stands still
+		if src.Lag > 0 {
+			due += src.Lag
+		}
+		if src.Lag > smallLag*src.Offered {
+			lag += src.Lag
+		}
+		// Above a day it is no prediction any more.
+		d := math.Min(86400, due/((carries-1)*src.Offered))
+		drain = max(drain, time.Duration(d*float64(time.Second)))
 	}
 	within = (within + drain).Round(time.Second)
 	if rest := within % (10 * time.Second); rest > 0 {
@@ -94,14 +101,14 @@ func (s *Situation) expect(a *dhalion.Action, to map[string]int) {
 		if !(src.Lag > smallLag*src.Offered) || carries <= 1+1e-9 {
 			continue
 		}
-		left := src.Lag - math.Max(0, low-1)*src.Offered*drain.Seconds()
+		left := src.Lag + src.Offered*s.set.restart.Seconds() - math.Max(0, low-1)*src.Offered*drain.Seconds()
 		a.Expect.Checks = append(a.Expect.Checks, dhalion.Check{
 			Metric: dhalion.Lag, Target: dhalion.ComponentTarget(s.Job, src.Component), Compare: "at_most",
 			Value: smallLag * src.Offered, Low: 0, High: math.Max(0, left),
 		})
 	}
 	if lag > 0 {
-		said = append(said, fmt.Sprintf("the backlog of %s records drains in %s", planfile.Quantity(lag), planfile.Duration(drain)))
+		said = append(said, fmt.Sprintf("the backlog of %s records drains in %s, with what the restart adds", planfile.Quantity(lag), planfile.Duration(drain)))
 	}
 	if a.Expect.Summary != "" {
 		said = append([]string{a.Expect.Summary}, said...)

@@ -277,6 +277,8 @@ func rebalance(d dhalion.Diagnosis, s *Situation) []Proposal {
 			benefit = math.Max(benefit, 1-1/(share*z.utilisation(z.now)))
 		}
 	}
+	component, _ := s.Topology.Component(d.Target.Component)
+	instances := component.Parallelism
 	found := false
 	var spent []string // knobs that have no value left
 	for _, k := range s.set.knobs {
@@ -286,7 +288,7 @@ func rebalance(d dhalion.Diagnosis, s *Situation) []Proposal {
 		a := s.action(dhalion.SetKnob, d, dhalion.ComponentTarget(s.Job, d.Target.Component))
 		a.Argument = k.Argument
 		a.From = present(k, s.arguments)
-		if a.To = pick(k, a.From, share); a.To.IsZero() {
+		if a.To = pick(k, a.From, share, instances); a.To.IsZero() {
 			a.To = a.From
 			a.Message = fmt.Sprintf("Set %s of %s", k.Argument, d.Target.Component)
 			spent = append(spent, fmt.Sprintf("%s is at %s already, and the policy has no value beyond that", k.Argument, a.From))

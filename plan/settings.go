@@ -147,17 +147,26 @@ func present(k policy.Knob, arguments []string) dhalion.Setting {
 	return now
 }
 
-// pick is the least value by which the hottest instance would no longer be hot,
-// if that value tells over how many instances a hot key is spread: 4 spreads a
-// threefold share to 0.75. A share that is seen with the knob at 2 is of keys that
-// are spread over two already, and counts twice. Where none is large enough it is the
-// largest. With no number among the values, or no share, it is the one behind the
-// present one, or the second: the first is what the job most likely has. It is
-// null when there is no value but the present one left.
-func pick(k policy.Knob, now dhalion.Setting, share float64) dhalion.Setting {
+// spreadEnough is the share of a spread key's instance that is proposed: below what
+// is hot by definition, by the noise of a fifth.
+const spreadEnough = slowdown / 1.2
+
+// pick is the least value by which the hottest of n instances would no longer be
+// hot, if that value tells over how many instances a hot key is spread. Of its share
+// s, (n − s)/(n − 1) is what the others have and stays; the rest is divided by the
+// value. A share that is seen with the knob at 2 is of keys that are spread over two
+// already: its rest counts twice. Where none is large enough it is the largest. With
+// no number among the values, or no share, it is the one behind the present one, or
+// the second: the first is what the job most likely has. It is null when there is no
+// value but the present one left.
+func pick(k policy.Knob, now dhalion.Setting, share float64, n int) dhalion.Setting {
 	spread, numbered := 1.0, share > 1
-	if n, ok := now.Number(); ok && n > 0 {
-		spread = n
+	if v, ok := now.Number(); ok && v > 0 {
+		spread = v
+	}
+	rest := 0.0
+	if n > 1 {
+		rest = math.Max(0, (float64(n)-share)/float64(n-1))
 	}
 	for _, v := range k.Values {
 		if _, ok := v.Number(); !ok {
@@ -181,11 +190,11 @@ func pick(k policy.Knob, now dhalion.Setting, share float64) dhalion.Setting {
 		most = 0
 	}
 	for _, v := range k.Values {
-		n, _ := v.Number()
-		if n <= most {
+		value, _ := v.Number()
+		if value <= most {
 			continue
 		}
-		if best, most = v, n; share*spread/n < slowdown {
+		if best, most = v, value; rest+(share-rest)*spread/value < spreadEnough {
 			return best
 		}
 	}

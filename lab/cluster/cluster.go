@@ -31,7 +31,10 @@ type Config struct {
 	Dir          string // for configuration, logs, checkpoints
 	TaskManagers int
 	Slots        int
-	Properties   map[string]string // of Flink's configuration, over ours
+	// HighAvailability keeps what the JobManager knows in a ZooKeeper of the cluster's
+	// own: one that was killed and is started again goes on with its jobs.
+	HighAvailability bool
+	Properties       map[string]string // of Flink's configuration, over ours
 }
 
 // Cluster is a running Flink.
@@ -42,6 +45,7 @@ type Cluster struct {
 	jars    string // class path
 	client  *http.Client
 	mu      sync.Mutex
+	keeper  *process // ZooKeeper
 	manager *process
 	workers map[string]*process
 	uploads map[string]string // jar's path: its id
@@ -87,6 +91,11 @@ func Start(ctx context.Context, d Distribution, config Config) (*Cluster, error)
 }
 
 func (c *Cluster) start(ctx context.Context) error {
+	if c.config.HighAvailability {
+		if err := c.startKeeper(); err != nil {
+			return err
+		}
+	}
 	if err := c.StartJobManager(); err != nil {
 		return err
 	}
@@ -124,12 +133,12 @@ func (c *Cluster) Workers() []string {
 }
 
 func (c *Cluster) configure() error {
-	for _, sub := range []string{"conf", "log", "tmp", "upload", "checkpoints", "savepoints"} {
+	for _, sub := range []string{"conf", "log", "tmp", "upload", "checkpoints", "savepoints", "ha", "zookeeper"} {
 		if err := os.MkdirAll(filepath.Join(c.config.Dir, sub), 0o755); err != nil {
 			return err
 		}
 	}
-	ports, err := freePorts(2)
+	ports, err := freePorts(3)
 	if err != nil {
 		return err
 	}
@@ -161,6 +170,17 @@ func (c *Cluster) configure() error {
 		"restart-strategy.type": "fixed-delay", "restart-strategy": "fixed-delay",
 		"restart-strategy.fixed-delay.attempts": "100000", "restart-strategy.fixed-delay.delay": "1s",
 		"web.upload.dir": filepath.Join(c.config.Dir, "upload"), "io.tmp.dirs": filepath.Join(c.config.Dir, "tmp"),
+	}
+	if c.config.HighAvailability {
+		maps.Copy(settings, map[string]string{
+			"high-availability.type": "zookeeper", "high-availability.zookeeper.quorum": fmt.Sprintf("127.0.0.1:%d", ports[2]),
+			"high-availability.storageDir": at("ha"), "high-availability.cluster-id": "/lab", "high-availability.jobmanager.port": fmt.Sprint(ports[1]),
+		})
+		keeper := fmt.Sprintf("tickTime=2000\ndataDir=%s\nclientPort=%d\nclientPortAddress=127.0.0.1\nadmin.enableServer=false\nmaxClientCnxns=60\n",
+			filepath.Join(c.config.Dir, "zookeeper"), ports[2])
+		if err := os.WriteFile(filepath.Join(c.config.Dir, "conf", "zoo.cfg"), []byte(keeper), 0o644); err != nil {
+			return err
+		}
 	}
 	// The one YAML reader takes nested keys: a key may not be a value and a folder.
 	name := "config.yaml"
@@ -217,6 +237,18 @@ func (c *Cluster) StartJobManager() error {
 		return fmt.Errorf("cluster: start JobManager: %w", err)
 	}
 	c.manager = p
+	return nil
+}
+
+// startKeeper starts the ZooKeeper that Flink brings along.
+func (c *Cluster) startKeeper() error {
+	p, err := c.launch("zookeeper", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx128m",
+		"-Dlog4j.configurationFile=file:"+filepath.Join(c.config.Dir, "conf", "log4j.properties"), "-cp", c.jars,
+		"org.apache.flink.shaded.zookeeper3.org.apache.zookeeper.server.ZooKeeperServerMain", filepath.Join(c.config.Dir, "conf", "zoo.cfg"))
+	if err != nil {
+		return fmt.Errorf("cluster: start ZooKeeper: %w", err)
+	}
+	c.keeper = p
 	return nil
 }
 
@@ -279,6 +311,10 @@ func (c *Cluster) Stop() error {
 		c.manager.kill()
 		c.manager = nil
 	}
+	if c.keeper != nil {
+		c.keeper.kill()
+		c.keeper = nil
+	}
 	c.client.CloseIdleConnections()
 	return nil
 }
@@ -291,6 +327,9 @@ func (c *Cluster) Check() error {
 	all := maps.Clone(c.workers)
 	if c.manager != nil {
 		all["jobmanager"] = c.manager
+	}
+	if c.keeper != nil {
+		all["zookeeper"] = c.keeper
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		select {
@@ -339,6 +378,13 @@ func (c *Cluster) java(name string, options []string, class string, settings ...
 	for _, s := range settings {
 		args = append(args, "-D", s)
 	}
+	return c.launch(name, args...)
+}
+
+// launch starts a JVM that ends with this process. Its id is in the file NAME.pid of
+// the cluster's folder, for commands that act on it from outside.
+func (c *Cluster) launch(name string, args ...string) (*process, error) {
+	conf := filepath.Join(c.config.Dir, "conf")
 	p := &process{log: filepath.Join(c.config.Dir, "log", name+".log"), done: make(chan struct{})}
 	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -362,6 +408,10 @@ func (c *Cluster) java(name string, options []string, class string, settings ...
 		close(p.done)
 	}()
 	if err := <-started; err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(c.config.Dir, name+".pid"), []byte(fmt.Sprintln(p.cmd.Process.Pid)), 0o644); err != nil {
+		p.kill()
 		return nil, err
 	}
 	return p, nil

@@ -418,17 +418,23 @@ func Check(c dhalion.Check, withinSeconds float64) string {
 	return strings.ReplaceAll(check(c, withinSeconds), nbsp, " ")
 }
 
-func check(c dhalion.Check, within float64) string {
+// Bound is what a check asks for, in words: "busy at counter: at most 80 %".
+func Bound(c dhalion.Check) string { return strings.ReplaceAll(bound(c), nbsp, " ") }
+
+func bound(c dhalion.Check) string {
 	sense := "at least "
 	if c.Compare == "at_most" {
 		sense = "at most "
 	}
+	return fmt.Sprintf("%s at %s: %s%s", metricWords(c.Metric), Where(c.Target), sense, bind(Value(c.Metric, c.Value)))
+}
+
+func check(c dhalion.Check, within float64) string {
 	low, high := bind(Value(c.Metric, c.Low)), bind(Value(c.Metric, c.High))
 	if low != high {
 		high = low + " to " + high
 	}
-	return fmt.Sprintf("%s at %s: %s%s within %s (%s predicted)", metricWords(c.Metric), Where(c.Target), sense,
-		bind(Value(c.Metric, c.Value)), bind(Duration(seconds(within))), high)
+	return fmt.Sprintf("%s within %s (%s predicted)", bound(c), bind(Duration(seconds(within))), high)
 }
 
 func affectsWords(affects []dhalion.Affected) string {

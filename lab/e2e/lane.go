@@ -1,0 +1,302 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/dhalion-go/dhalion/lab/cluster"
+)
+
+// lane is a cluster with jobs, a database, and an ingest that follows them, as an
+// operator would have it.
+type lane struct {
+	*bench
+	name   string
+	home   string // DHALION_HOME
+	config string // dhalion.yaml
+	runs   map[string]string
+	knobs  map[string]string
+
+	follow *exec.Cmd
+	ended  chan error
+	said   bytes.Buffer
+}
+
+func (l *lane) say(format string, args ...any) {
+	l.bench.say("%-8s %s", l.name, fmt.Sprintf(format, args...))
+}
+
+// open starts the lane's cluster, its jobs, its database and the ingest.
+func (b *bench) open(ctx context.Context, name string, c cluster.Config, shapes ...string) (l *lane, err error) {
+	dir := filepath.Join(b.dir, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	own := &bench{binary: b.binary, dir: dir, jar: b.jar, shapes: b.shapes, flink: b.flink, began: b.began}
+	l = &lane{bench: own, name: name, config: filepath.Join(dir, "dhalion.yaml"), runs: map[string]string{}, knobs: map[string]string{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.close(context.WithoutCancel(ctx)))
+		}
+	}()
+	c.Dir = filepath.Join(dir, "flink")
+	if own.cluster, err = cluster.Start(ctx, b.flink, c); err != nil {
+		return l, err
+	}
+	for _, shape := range shapes {
+		if l.runs[shape], l.knobs[shape], err = own.submit(ctx, shape); err != nil {
+			return l, err
+		}
+	}
+	if l.home, err = own.home(ctx, "home"); err != nil {
+		return l, err
+	}
+	if err = l.configure(""); err != nil {
+		return l, err
+	}
+	l.follow = l.command(ctx, l.home, "ingest", "flink", "prod", "--every", "4s", "--config", l.config)
+	l.follow.Stdout, l.follow.Stderr = &l.said, &l.said
+	l.ended = make(chan error, 1)
+	if err = l.follow.Start(); err != nil {
+		l.follow = nil
+		return l, err
+	}
+	go func() { l.ended <- l.follow.Wait() }()
+	l.say("%s on %d TaskManagers", strings.Join(shapes, " and "), len(own.cluster.Workers()))
+	return l, nil
+}
+
+// configure writes dhalion.yaml: the engine, and what is given.
+func (l *lane) configure(more string) error {
+	return os.WriteFile(l.config, []byte(fmt.Sprintf("engines:\n  prod: {kind: flink, url: %q}\n%s", l.cluster.URL(), more)), 0o644)
+}
+
+func (l *lane) close(ctx context.Context) (err error) {
+	if l.follow != nil {
+		_ = l.follow.Process.Signal(syscall.SIGINT)
+		if end := <-l.ended; end != nil {
+			err = fmt.Errorf("dhalion ingest: %w: %s", end, l.said.String())
+		}
+	}
+	for _, home := range l.homes {
+		_, stopErr := l.bench.dhalion(ctx, home, "db", "stop")
+		err = errors.Join(err, stopErr)
+	}
+	if l.cluster != nil {
+		err = errors.Join(err, l.cluster.Stop())
+	}
+	return err
+}
+
+// run is one command; it fails when its exit code is another than want.
+func (l *lane) run(ctx context.Context, want int, args ...string) (out []byte, err error) {
+	cmd := l.command(ctx, l.home, append(args, "--config", l.config)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err = cmd.Output()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return nil, err
+	}
+	if code := cmd.ProcessState.ExitCode(); code != want {
+		return out, fmt.Errorf("dhalion %s ended with %d, not %d: %s\n%s", strings.Join(args, " "), code, want, strings.TrimSpace(stderr.String()), out)
+	}
+	return out, nil
+}
+
+// proposal is a plan as far as these runs look into it.
+type proposal struct {
+	file, id string
+	Actions  []struct {
+		Kind   string `json:"kind"`
+		Target struct {
+			Component string `json:"component"`
+			Worker    string `json:"worker"`
+		} `json:"target"`
+		To      any `json:"to"`
+		Affects []struct {
+			Job string `json:"job"`
+		} `json:"affects"`
+	} `json:"actions"`
+}
+
+// sizes are the parallelisms that a plan sets, by component.
+func (p proposal) sizes() map[string]int {
+	sizes := map[string]int{}
+	for _, a := range p.Actions {
+		if n, ok := a.To.(float64); ok && a.Kind == "set_parallelism" {
+			sizes[a.Target.Component] = int(n)
+		}
+	}
+	return sizes
+}
+
+// kinds are the kinds of a plan's actions, sorted, each once.
+func (p proposal) kinds() []string {
+	var kinds []string
+	for _, a := range p.Actions {
+		kinds = append(kinds, a.Kind)
+	}
+	slices.Sort(kinds)
+	return slices.Compact(kinds)
+}
+
+// plan makes a plan now.
+func (l *lane) plan(ctx context.Context, job, policy string) (p proposal, err error) {
+	p.file = filepath.Join(l.dir, fmt.Sprintf("plan-%d.json", time.Now().UnixNano()))
+	out, err := l.run(ctx, 0, "plan", "prod/"+job, "--policy", policy, "--as", "ann", "--out", p.file, "-o", "json")
+	if err != nil {
+		return p, err
+	}
+	var doc struct {
+		ID   string          `json:"id"`
+		Body json.RawMessage `json:"body"`
+	}
+	if err := json.Unmarshal(out, &doc); err != nil {
+		return p, err
+	}
+	p.id = doc.ID
+	if doc.Body == nil {
+		doc.Body = out
+	}
+	return p, json.Unmarshal(doc.Body, &p)
+}
+
+// await plans until the plan is of one kind of action, and fails when the time is
+// over. It begins when a whole window has seen what was done, so that its figures are
+// those of the fault and not of its first seconds, and asks for the same kind twice
+// in a row.
+func (l *lane) await(ctx context.Context, job, policy, kind string, within time.Duration) (proposal, error) {
+	if err := pass(ctx, window); err != nil {
+		return proposal{}, err
+	}
+	seen := 0
+	for deadline := time.Now().Add(within); ; {
+		p, err := l.plan(ctx, job, policy)
+		if err != nil {
+			return p, err
+		}
+		if slices.Equal(p.kinds(), []string{kind}) {
+			if seen++; seen == 2 {
+				return p, nil
+			}
+		} else {
+			seen = 0
+		}
+		if time.Now().After(deadline) {
+			found, _ := l.run(ctx, 0, "diagnose", "prod/"+job, "--policy", policy)
+			return p, fmt.Errorf("no plan to %s within %s: the last one has %v; %s", kind, within, p.kinds(), found)
+		}
+		if err := pass(ctx, 5*time.Second); err != nil {
+			return p, err
+		}
+	}
+}
+
+// came is what an apply came to.
+type came struct {
+	Result string `json:"result"`
+	State  string `json:"state"`
+	Reason string `json:"reason"`
+}
+
+// apply approves a plan as somebody else, applies it, and wants a result.
+func (l *lane) apply(ctx context.Context, p proposal, want string, flags ...string) error {
+	if _, err := l.run(ctx, 0, "approve", p.file, "--as", "bob"); err != nil {
+		return err
+	}
+	return l.carry(ctx, p, want, flags...)
+}
+
+func (l *lane) carry(ctx context.Context, p proposal, want string, flags ...string) error {
+	out, err := l.run(ctx, 0, append([]string{"apply", p.file, "-o", "json"}, flags...)...)
+	if err != nil {
+		return err
+	}
+	var c came
+	if err := json.Unmarshal(out, &c); err != nil {
+		return err
+	}
+	if c.Result != want {
+		return fmt.Errorf("plan %s is %s, not %s: %s", p.id, c.Result, want, c.Reason)
+	}
+	l.say("%s: %s", c.Result, c.Reason)
+	return nil
+}
+
+// has checks by Flink's own word that components have so many instances, all of
+// them running.
+func (l *lane) has(ctx context.Context, run string, sizes map[string]int) error {
+	for name, want := range sizes {
+		all, err := l.cluster.Subtasks(ctx, run, name)
+		if err != nil {
+			return err
+		}
+		up := 0
+		for _, s := range all {
+			if s.Status == "RUNNING" {
+				up++
+			}
+		}
+		if len(all) != want || up != want {
+			return fmt.Errorf("by Flink %s has %d instances, %d running, and the plan says %d", name, len(all), up, want)
+		}
+	}
+	return nil
+}
+
+// alive are the runs of a job that have not ended, by Flink's word.
+func (l *lane) alive(ctx context.Context, job string) ([]string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, l.cluster.URL()+"/jobs/overview", nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var all struct {
+		Jobs []struct{ JID, Name, State string }
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&all); err != nil {
+		return nil, err
+	}
+	var runs []string
+	for _, j := range all.Jobs {
+		if j.Name == job && !slices.Contains([]string{"FINISHED", "CANCELED", "FAILED"}, j.State) {
+			runs = append(runs, j.JID)
+		}
+	}
+	return runs, nil
+}
+
+// logged waits until the log of a plan has an event.
+func (l *lane) logged(ctx context.Context, p proposal, event string, within time.Duration) error {
+	for deadline := time.Now().Add(within); ; {
+		out, err := l.run(ctx, 0, "log", p.id, "-o", "json")
+		if err != nil {
+			return err
+		}
+		if bytes.Contains(out, []byte(`"`+event+`"`)) {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("plan %s is not %s within %s: %s", p.id, event, within, out)
+		}
+		if err := pass(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
