@@ -220,7 +220,14 @@ func (r *round) steps() (state dhalion.PlanState, why string, err error) {
 			r.note(s, "applied", "told")
 			continue
 		}
-		done, why, err := r.step(s, callOf(r.id, r.plan, s), entriesOf(entries, s.Actions[0]))
+		before := entriesOf(entries, s.Actions[0])
+		if later := slices.ContainsFunc(entries, func(e Entry) bool { return e.Action > s.Actions[len(s.Actions)-1] }); later && isDone(before) {
+			// A step is begun when the one before it has settled; and after a restart the
+			// engine no longer tells of the run that this one changed.
+			r.note(s, "applied", "it had settled before the next step was begun")
+			continue
+		}
+		done, why, err := r.step(s, callOf(r.id, r.plan, s), before)
 		if err != nil {
 			return "", "", err
 		}
@@ -297,6 +304,15 @@ func entriesOf(all []Entry, action int) []Entry {
 	return slices.DeleteFunc(slices.Clone(all), func(e Entry) bool { return e.Action != action })
 }
 
+// isDone reports whether the last of a step's attempts is confirmed as done.
+func isDone(attempts []Entry) bool {
+	if len(attempts) == 0 {
+		return false
+	}
+	last := attempts[len(attempts)-1]
+	return last.Result != nil && last.Result.Outcome == Done
+}
+
 // step carries out one step and waits until the engine runs with it. outcome is
 // Done, Refused (it was not done) or Unsure (nobody knows).
 func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err error) {
@@ -312,18 +328,13 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 	}
 	if last != nil { // an earlier process came so far
 		switch {
-		case last.Result != nil && last.Result.Outcome == Done:
+		case isDone(before):
 			r.a.say("%s: it was sent before", s.Text)
 			return r.settle(actuator, c, last.Intent, s)
 		case last.Result != nil && last.Result.Outcome == Refused:
 			// It was refused and is tried again: a person asked for that.
 		case s.Class == Opaque && r.a.Decided == Done:
-			attempt++
-			id, err := r.a.Journal.Intend(r.ctx, r.lease, s.Actions[0], attempt, last.Intent, r.a.Now())
-			if err != nil {
-				return "", "", err
-			}
-			if err := r.confirm(id, Result{Outcome: Done, Detail: "a person said that it was done"}); err != nil {
+			if err := r.found(s, last.Intent, attempt+1, "a person said that it was done"); err != nil {
 				return "", "", err
 			}
 			return r.settle(actuator, c, last.Intent, s)
@@ -331,30 +342,55 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 			// A person said that it was not done.
 		case s.Class == Opaque:
 			return Unsure, fmt.Sprintf("it was begun at %s and nobody knows whether it was done; it is never repeated by itself", rfc(last.At)), nil
-		case s.Class == Checkable:
-			switch standing, why := actuator.Look(r.ctx, c, last.Intent); standing {
-			case Settled, Working:
-				if last.Result == nil {
-					if err := r.confirm(last.ID, Result{Outcome: Done, Detail: "found done after a crash"}); err != nil {
-						return "", "", err
-					}
+		default:
+			// A repeatable step is asked for, too: while a job changes, there is nothing to
+			// be sent to it.
+			standing, why, err := r.ask(actuator, s, c, last.Intent)
+			if err != nil {
+				return "", "", err
+			}
+			switch {
+			case standing == Settled || standing == Working:
+				if err := r.found(s, last.Intent, attempt+1, "found done after a crash"); err != nil {
+					return "", "", err
 				}
 				return r.settle(actuator, c, last.Intent, s)
-			case Failed:
+			case standing == Failed:
 				return Refused, why, nil
-			case Unknown:
+			case standing == Unknown && s.Class == Checkable:
 				return Unsure, "the engine does not tell whether it was done: " + why, nil
 			}
 		}
 	}
+	open := last != nil && (last.Result == nil || last.Result.Outcome == Unsure)
+	var intent Intent
+	if open {
+		intent = last.Intent
+	}
+	until := r.a.Now().Add(r.a.SettleIn)
 	for try := 1; ; try++ {
 		attempt++
-		intent, err := r.prepare(actuator, c)
-		if err != nil {
-			if r.ctx.Err() != nil {
+		// A checkable step is gone on with by the ids that it was begun with: half of
+		// it may be done, and what it changes is no longer as it was.
+		if !open || s.Class != Checkable {
+			prepared, err := r.prepare(actuator, c)
+			switch {
+			case err == nil:
+				intent = prepared
+			case r.ctx.Err() != nil:
 				return "", "", r.ctx.Err()
+			case open && r.a.Now().Before(until):
+				// The engine may be on its way up again.
+				if err := r.later(s, err.Error()); err != nil {
+					return "", "", err
+				}
+				try, attempt = try-1, attempt-1
+				continue
+			case open:
+				return Unsure, "it was begun before, and cannot be repeated: " + err.Error(), nil
+			default:
+				return Refused, err.Error(), nil
 			}
-			return Refused, err.Error(), nil
 		}
 		result, err := r.try(actuator, s, c, intent, attempt)
 		if err != nil {
@@ -367,12 +403,21 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 			return Refused, result.Detail, nil
 		case s.Class == Opaque:
 			return Unsure, result.Detail, nil
-		case s.Class == Checkable:
-			switch standing, _ := actuator.Look(r.ctx, c, intent); standing {
+		default:
+			standing, _, err := r.ask(actuator, s, c, intent)
+			if err != nil {
+				return "", "", err
+			}
+			switch standing {
 			case Settled, Working:
+				attempt++
+				if err := r.found(s, intent, attempt, "found done although its answer was lost"); err != nil {
+					return "", "", err
+				}
 				return r.settle(actuator, c, intent, s)
 			}
 		}
+		open = true
 		if try >= r.a.Attempts {
 			return Unsure, result.Detail, nil
 		}
@@ -381,6 +426,41 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 			return "", "", err
 		}
 	}
+}
+
+// ask asks the engine how a call stands, and goes on asking while it cannot tell:
+// one that was killed takes its time to come up again. What can be repeated is
+// asked for once.
+func (r *round) ask(actuator Actuator, s Step, c Call, intent Intent) (Standing, string, error) {
+	until := r.a.Now().Add(r.a.SettleIn)
+	for {
+		standing, why := actuator.Look(r.ctx, c, intent)
+		if s.Class == Repeatable || standing != Unknown || !r.a.Now().Before(until) {
+			return standing, why, nil
+		}
+		if err := r.later(s, why); err != nil {
+			return standing, why, err
+		}
+	}
+}
+
+// later waits a second under the lease.
+func (r *round) later(s Step, why string) error {
+	r.a.say("%s: %s; asking again", s.Text, why)
+	if err := r.renew(); err != nil {
+		return err
+	}
+	return r.a.Wait(r.ctx, time.Second)
+}
+
+// found writes down that a step is done of which the journal says that nobody
+// knows: what was set is known by what is confirmed.
+func (r *round) found(s Step, intent Intent, attempt int, why string) error {
+	id, err := r.a.Journal.Intend(r.ctx, r.lease, s.Actions[0], attempt, intent, r.a.Now())
+	if err != nil {
+		return err
+	}
+	return r.confirm(id, Result{Outcome: Done, Detail: why})
 }
 
 func (r *round) prepare(actuator Actuator, c Call) (Intent, error) {

@@ -56,7 +56,7 @@ type note struct {
 	Trigger     string         `json:"trigger,omitempty"`     // of the savepoint
 	Jar         string         `json:"jar,omitempty"`
 	Arguments   []string       `json:"arguments,omitempty"`
-	Worker      string         `json:"worker,omitempty"` // to be left
+	Overrides   string         `json:"overrides,omitempty"` // of the new run's parallelism, as Flink's configuration has them
 }
 
 // Prepare finds the job's present run and works out the requests.
@@ -193,6 +193,9 @@ func (a *Actuator) prepareRestart(ctx context.Context, c apply.Call, run flink.J
 			n.Arguments = withArgument(n.Arguments, x.Argument, x.To.String())
 		}
 	}
+	if n.Overrides, err = a.overrides(ctx, run); err != nil {
+		return apply.Intent{}, err
+	}
 	stop, err := json.Marshal(a.stopBody(n))
 	if err != nil {
 		return apply.Intent{}, fmt.Errorf("flink: stop %s: %w", a.Job, err)
@@ -204,6 +207,34 @@ func (a *Actuator) prepareRestart(ctx context.Context, c apply.Call, run flink.J
 	return intent(c, n,
 		apply.Request{Method: "POST", Path: "/jobs/" + run.ID + "/stop", Body: stop},
 		apply.Request{Method: "POST", Path: "/jars/" + n.Jar + "/run", Body: start})
+}
+
+// overrides are the present run's parallelism by vertex: a program knows only the
+// one that it was written with, and a restart is no rescale. Vertices that the new
+// run does not have are left aside by Flink.
+func (a *Actuator) overrides(ctx context.Context, run flink.Job) (string, error) {
+	asked := flink.Requirements{}
+	if answer := a.Client.Get(ctx, "/jobs/"+run.ID+"/resource-requirements"); answer.OK() {
+		// Another scheduler than the adaptive one has none.
+		var err error
+		if asked, err = flink.Decode[flink.Requirements](answer.Body); err != nil {
+			return "", fmt.Errorf("flink: requirements of %s: %w", a.Job, err)
+		}
+	} else if answer.Status == 0 {
+		return "", refusal(answer)
+	}
+	var all []string
+	for _, v := range run.Vertices {
+		n := v.Parallelism.Int()
+		if high := asked[v.ID].Parallelism.UpperBound.Int(); high > 0 {
+			n = high // more than there are slots for now, maybe
+		}
+		if n > 0 {
+			all = append(all, fmt.Sprintf("%s:%d", v.ID, n))
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(all, ","), nil
 }
 
 func (a *Actuator) stopBody(n note) map[string]any {
@@ -218,6 +249,9 @@ func (a *Actuator) startBody(n note, savepoint string) map[string]any {
 	body := map[string]any{"programArgsList": n.Arguments, "savepointPath": savepoint, "jobId": n.Next, "allowNonRestoredState": false}
 	if a.Start.Class != "" {
 		body["entryClass"] = a.Start.Class
+	}
+	if n.Overrides != "" {
+		body["flinkConfiguration"] = map[string]string{"pipeline.jobvertex-parallelism-overrides": n.Overrides}
 	}
 	return body
 }
@@ -340,6 +374,7 @@ func brief(body []byte) string {
 // is skipped when the engine says that it was done.
 func (a *Actuator) restart(ctx context.Context, n note) apply.Result {
 	if answer := a.Client.Get(ctx, "/jobs/"+n.Next); answer.OK() {
+		a.remember(n)
 		return apply.Result{Outcome: apply.Done, Detail: "run " + n.Next + " is there"}
 	} else if answer.Status != 404 {
 		return resultOf(answer)
@@ -353,12 +388,22 @@ func (a *Actuator) restart(ctx context.Context, n note) apply.Result {
 		return apply.Result{Outcome: apply.Refused, Detail: err.Error()}
 	}
 	r = resultOf(a.Client.Do(ctx, "POST", "/jars/"+n.Jar+"/run", body))
-	if r.Outcome != apply.Done {
+	if r.Outcome == apply.Done {
+		a.remember(n)
+	} else {
 		// The old run is gone: whatever Flink said, this must not end as "nothing
 		// changed".
 		r.Outcome, r.Detail = apply.Unsure, fmt.Sprintf("run %s is stopped with savepoint %s and run %s did not start: %s", n.Run, savepoint, n.Next, r.Detail)
 	}
 	return r
+}
+
+// remember keeps a run's arguments for the next restart of the same plan.
+func (a *Actuator) remember(n note) {
+	if a.Started == nil {
+		a.Started = map[string][]string{}
+	}
+	a.Started[n.Next] = n.Arguments
 }
 
 // stop ends the run with a savepoint and returns where that is; else what came
@@ -479,6 +524,7 @@ func (a *Actuator) lookRestart(ctx context.Context, n note) (apply.Standing, str
 	case flink.Terminal(job.State):
 		return apply.Failed, fmt.Sprintf("run %s is %s", n.Next, job.State)
 	}
+	a.remember(n)
 	return running(job)
 }
 

@@ -149,6 +149,21 @@ func (c *Cluster) Live(job string) Shape {
 	return Shape{}
 }
 
+// Settled reports whether a job has one run that has not ended, and that runs with
+// what it was told.
+func (c *Cluster) Settled(job string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	alive, rest := 0, true
+	for _, r := range c.runs {
+		if r.name == job && !c.ended(r) {
+			alive++
+			rest = rest && c.state(r) == "RUNNING" && r.returns.IsZero() && r.over.IsZero()
+		}
+	}
+	return alive == 1 && rest
+}
+
 // RunsOf are the ids of all runs of a name, in the order in which they began, and
 // how many of them have not ended.
 func (c *Cluster) RunsOf(job string) (ids []string, alive int) {

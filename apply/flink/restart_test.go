@@ -1,0 +1,161 @@
+package flink_test
+
+import (
+	"context"
+	"maps"
+	"net/http/httptest"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/apply"
+	actuator "github.com/dhalion-go/dhalion/apply/flink"
+	"github.com/dhalion-go/dhalion/internal/engine/flink"
+	"github.com/dhalion-go/dhalion/internal/engine/flink/flinktest"
+)
+
+// words is a cluster with one job, whose clock only the actuator's waiting moves.
+type words struct {
+	*flinktest.Cluster
+	t    *testing.T
+	hand *actuator.Actuator
+	mu   sync.Mutex
+	at   time.Time
+}
+
+func (w *words) now() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.at
+}
+
+func (w *words) wait(ctx context.Context, d time.Duration) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.at = w.at.Add(d)
+	return ctx.Err()
+}
+
+func newWords(t *testing.T) *words {
+	w := &words{t: t, at: time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)}
+	w.Cluster = flinktest.New(w.now, 3)
+	w.Restart, w.Savepoint = time.Second, time.Second
+	server := httptest.NewServer(w)
+	t.Cleanup(server.Close)
+	client, err := flink.NewClient(server.URL, flink.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	jar := w.Upload("words.jar", func([]string) (string, []flinktest.Vertex) {
+		return "words", []flinktest.Vertex{{Name: "lines", Parallelism: 2}, {Name: "count", Parallelism: 3, From: []string{"lines"}}}
+	})
+	first := []string{"--salt", "1", "--batch=10"}
+	w.StartJar(jar, first...)
+	w.hand = &actuator.Actuator{Client: client, Job: "words", Wait: w.wait, Start: &actuator.Start{Jar: "words.jar", Arguments: first, Savepoints: "file:///s"}}
+	return w
+}
+
+func rescaled(id string, to float64) apply.Call {
+	return apply.Call{ID: id, Job: "prod/words", Actions: []dhalion.Action{
+		{Kind: dhalion.SetParallelism, Target: dhalion.ComponentTarget("prod/words", "count"), To: dhalion.NumberSetting(to)}}}
+}
+
+func turnedTo(id, argument, to string) apply.Call {
+	return apply.Call{ID: id, Job: "prod/words", Actions: []dhalion.Action{
+		{Kind: dhalion.SetKnob, Target: dhalion.ComponentTarget("prod/words", "count"), Argument: argument, To: dhalion.TextSetting(to)}}}
+}
+
+func (w *words) prepared(c apply.Call) apply.Intent {
+	w.t.Helper()
+	i, err := w.hand.Prepare(context.Background(), c)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return i
+}
+
+// done acts and waits until the cluster runs with it.
+func (w *words) done(c apply.Call, i apply.Intent) {
+	w.t.Helper()
+	ctx := context.Background()
+	if r := w.hand.Act(ctx, c, i); r.Outcome != apply.Done {
+		w.t.Fatalf("%s is %s: %s", c.ID, r.Outcome, r.Detail)
+	}
+	for range 60 {
+		if standing, _ := w.hand.Look(ctx, c, i); standing == apply.Settled {
+			return
+		}
+		if err := w.wait(ctx, time.Second); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	w.t.Fatalf("%s does not settle", c.ID)
+}
+
+func (w *words) runs(parallelism map[string]int, arguments ...string) {
+	w.t.Helper()
+	live := w.Live("words")
+	if !maps.Equal(live.Parallelism, parallelism) || !slices.Equal(live.Arguments, arguments) {
+		w.t.Fatalf("it runs with %v %v, not %v %v", live.Parallelism, live.Arguments, parallelism, arguments)
+	}
+}
+
+func (w *words) effects(want ...string) {
+	w.t.Helper()
+	var got []string
+	for _, e := range w.Effects() {
+		got = append(got, e.Kind)
+	}
+	if !slices.Equal(got, want) {
+		w.t.Fatalf("effects %v, not %v", got, want)
+	}
+}
+
+func TestARestartKeepsTheParallelismAndWhatWasSetBefore(t *testing.T) {
+	w := newWords(t)
+	for _, c := range []apply.Call{rescaled("a-0", 5), turnedTo("a-1", "--salt", "4"), turnedTo("a-2", "--batch", "20")} {
+		w.done(c, w.prepared(c))
+	}
+	w.runs(map[string]int{"lines": 2, "count": 5}, "--salt", "4", "--batch=20")
+	w.effects(flinktest.Rescaled, flinktest.Stopped, flinktest.Submitted, flinktest.Stopped, flinktest.Submitted)
+}
+
+func TestARestartThatWasCutOffAnywhereGoesOnByItsIds(t *testing.T) {
+	for _, cut := range []struct {
+		name  string
+		fault func(method, path string) bool // what is not answered, once
+	}{
+		{"the stop's answer", func(method, path string) bool { return method == "POST" && path[:6] == "/jobs/" }},
+		{"the run's answer", func(method, path string) bool { return method == "POST" && path[:6] == "/jars/" }},
+	} {
+		for _, forgotten := range []bool{false, true} {
+			t.Run(cut.name, func(t *testing.T) {
+				w := newWords(t)
+				c := turnedTo("a-0", "--salt", "4")
+				i := w.prepared(c)
+				var once sync.Once
+				w.SetFault(func(method, path string) (f flinktest.Fault) {
+					if cut.fault(method, path) {
+						once.Do(func() { f.Lost = true })
+					}
+					return f
+				})
+				if r := w.hand.Act(context.Background(), c, i); r.Outcome != apply.Unsure {
+					t.Fatalf("it is %s: %s", r.Outcome, r.Detail)
+				}
+				if forgotten { // the JobManager was started anew meanwhile
+					if err := w.wait(context.Background(), time.Minute); err != nil {
+						t.Fatal(err)
+					}
+					w.ForgetTriggers()
+				}
+				w.done(c, i)
+				w.runs(map[string]int{"lines": 2, "count": 3}, "--salt", "4", "--batch=10")
+				w.effects(flinktest.Stopped, flinktest.Submitted)
+			})
+		}
+	}
+}
