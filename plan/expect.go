@@ -91,7 +91,9 @@ func (s *Situation) expect(a *dhalion.Action, to map[string]int) {
 		if z.load.PerInstanceLow > 0 {
 			check.High = math.Max(busy, math.Min(1, share*z.load.Offered/(float64(n)*z.load.PerInstanceLow)))
 		}
-		check.Value = math.Max(s.set.target, check.High)
+		// Halfway between what was aimed at, or the upper end of the prediction, and
+		// saturation: what is nearer to the first did what it should.
+		check.Value = (1 + math.Max(s.set.target, check.High)) / 2
 		said = append(said, fmt.Sprintf("%s is %s busy", name, planfile.Percent(busy)))
 		if check.Value < 1 { // at most wholly busy says nothing
 			a.Expect.Checks = append(a.Expect.Checks, check)
