@@ -8,6 +8,7 @@
 package flink
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -56,7 +57,8 @@ type note struct {
 	Trigger     string         `json:"trigger,omitempty"`     // of the savepoint
 	Jar         string         `json:"jar,omitempty"`
 	Arguments   []string       `json:"arguments,omitempty"`
-	Overrides   string         `json:"overrides,omitempty"` // of the new run's parallelism, as Flink's configuration has them
+	// Bounds are those of the run that is restarted, by vertex id, for the new run.
+	Bounds flink.Requirements `json:"bounds,omitempty"`
 }
 
 // Prepare finds the job's present run and works out the requests.
@@ -193,7 +195,7 @@ func (a *Actuator) prepareRestart(ctx context.Context, c apply.Call, run flink.J
 			n.Arguments = withArgument(n.Arguments, x.Argument, x.To.String())
 		}
 	}
-	if n.Overrides, err = a.overrides(ctx, run); err != nil {
+	if n.Bounds, n.Vertices, err = a.bounds(ctx, run); err != nil {
 		return apply.Intent{}, err
 	}
 	stop, err := json.Marshal(a.stopBody(n))
@@ -204,37 +206,93 @@ func (a *Actuator) prepareRestart(ctx context.Context, c apply.Call, run flink.J
 	if err != nil {
 		return apply.Intent{}, fmt.Errorf("flink: start %s: %w", a.Job, err)
 	}
-	return intent(c, n,
-		apply.Request{Method: "POST", Path: "/jobs/" + run.ID + "/stop", Body: stop},
-		apply.Request{Method: "POST", Path: "/jars/" + n.Jar + "/run", Body: start})
+	requests := []apply.Request{
+		{Method: "POST", Path: "/jobs/" + run.ID + "/stop", Body: stop},
+		{Method: "POST", Path: "/jars/" + n.Jar + "/run", Body: start},
+	}
+	if len(n.Bounds) > 0 { // it is sent where the program has another parallelism
+		keep, err := json.Marshal(n.Bounds)
+		if err != nil {
+			return apply.Intent{}, fmt.Errorf("flink: requirements of %s: %w", a.Job, err)
+		}
+		requests = append(requests, apply.Request{Method: "PUT", Path: "/jobs/" + n.Next + "/resource-requirements", Body: keep})
+	}
+	return intent(c, n, requests...)
 }
 
-// overrides are the present run's parallelism by vertex: a program knows only the
-// one that it was written with, and a restart is no rescale. Vertices that the new
-// run does not have are left aside by Flink.
-func (a *Actuator) overrides(ctx context.Context, run flink.Job) (string, error) {
-	asked := flink.Requirements{}
-	if answer := a.Client.Get(ctx, "/jobs/"+run.ID+"/resource-requirements"); answer.OK() {
-		// Another scheduler than the adaptive one has none.
-		var err error
-		if asked, err = flink.Decode[flink.Requirements](answer.Body); err != nil {
-			return "", fmt.Errorf("flink: requirements of %s: %w", a.Job, err)
+// bounds are between how many and how many instances the present run should have,
+// and how many it has, by vertex: a program knows only the parallelism that it was
+// written with, and a restart is no rescale. Flink 2 leaves
+// pipeline.jobvertex-parallelism-overrides aside where a jar is run, so the new run
+// is told by a request. Both are nil without the adaptive scheduler, where a job
+// is never rescaled.
+func (a *Actuator) bounds(ctx context.Context, run flink.Job) (flink.Requirements, map[string]int, error) {
+	answer := a.Client.Get(ctx, "/jobs/"+run.ID+"/resource-requirements")
+	if !answer.OK() {
+		if bytes.Contains(answer.Body, []byte("UnsupportedOperationException")) {
+			return nil, nil, nil
 		}
-	} else if answer.Status == 0 {
-		return "", refusal(answer)
+		return nil, nil, refusal(answer)
 	}
-	var all []string
+	asked, err := flink.Decode[flink.Requirements](answer.Body)
+	if err != nil {
+		return nil, nil, fmt.Errorf("flink: requirements of %s: %w", a.Job, err)
+	}
+	have := map[string]int{}
 	for _, v := range run.Vertices {
-		n := v.Parallelism.Int()
-		if high := asked[v.ID].Parallelism.UpperBound.Int(); high > 0 {
-			n = high // more than there are slots for now, maybe
-		}
-		if n > 0 {
-			all = append(all, fmt.Sprintf("%s:%d", v.ID, n))
+		if n := v.Parallelism.Int(); n > 0 {
+			have[v.ID] = n
 		}
 	}
-	slices.Sort(all)
-	return strings.Join(all, ","), nil
+	return asked, have, nil
+}
+
+// bound tells the new run the bounds of the old one, where they are not its own. A
+// vertex that the old run did not have keeps its own.
+func (a *Actuator) bound(ctx context.Context, n note) apply.Result {
+	if len(n.Bounds) == 0 {
+		return apply.Result{Outcome: apply.Done}
+	}
+	path := "/jobs/" + n.Next + "/resource-requirements"
+	for {
+		present, err := ask[flink.Requirements](ctx, a.Client, path)
+		if err == nil {
+			body, differs := boundsOf(n, present)
+			if !differs {
+				return apply.Result{Outcome: apply.Done}
+			}
+			request, err := json.Marshal(body)
+			if err != nil {
+				return apply.Result{Outcome: apply.Refused, Detail: err.Error()}
+			}
+			r := resultOf(a.Client.Do(ctx, "PUT", path, request))
+			if r.Outcome != apply.Done {
+				// The job was started anew: this must not end as "nothing changed".
+				r.Outcome, r.Detail = apply.Unsure, fmt.Sprintf("run %s is there, and its parallelism is not set: %s", n.Next, r.Detail)
+			}
+			return r
+		}
+		if job, gone := ask[flink.Job](ctx, a.Client, "/jobs/"+n.Next); gone == nil && flink.Terminal(job.State) {
+			return apply.Result{Outcome: apply.Done, Detail: "run " + n.Next + " is " + job.State}
+		}
+		// A run that was just submitted is not known everywhere at once.
+		if wait := a.Wait(ctx, 250*time.Millisecond); wait != nil {
+			return apply.Result{Outcome: apply.Unsure, Detail: fmt.Sprintf("run %s is there, and its parallelism is not set: %v", n.Next, err)}
+		}
+	}
+}
+
+// boundsOf are the requirements of a new run with those of the old one where it
+// had the vertex, and whether that changes any.
+func boundsOf(n note, present flink.Requirements) (want flink.Requirements, differs bool) {
+	want = maps.Clone(present)
+	for id, now := range present {
+		was, ok := n.Bounds[id]
+		if ok && was.Parallelism.UpperBound.Known() && was != now {
+			want[id], differs = was, true
+		}
+	}
+	return want, differs
 }
 
 func (a *Actuator) stopBody(n note) map[string]any {
@@ -249,9 +307,6 @@ func (a *Actuator) startBody(n note, savepoint string) map[string]any {
 	body := map[string]any{"programArgsList": n.Arguments, "savepointPath": savepoint, "jobId": n.Next, "allowNonRestoredState": false}
 	if a.Start.Class != "" {
 		body["entryClass"] = a.Start.Class
-	}
-	if n.Overrides != "" {
-		body["flinkConfiguration"] = map[string]string{"pipeline.jobvertex-parallelism-overrides": n.Overrides}
 	}
 	return body
 }
@@ -375,7 +430,7 @@ func brief(body []byte) string {
 func (a *Actuator) restart(ctx context.Context, n note) apply.Result {
 	if answer := a.Client.Get(ctx, "/jobs/"+n.Next); answer.OK() {
 		a.remember(n)
-		return apply.Result{Outcome: apply.Done, Detail: "run " + n.Next + " is there"}
+		return a.bound(ctx, n)
 	} else if answer.Status != 404 {
 		return resultOf(answer)
 	}
@@ -390,6 +445,7 @@ func (a *Actuator) restart(ctx context.Context, n note) apply.Result {
 	r = resultOf(a.Client.Do(ctx, "POST", "/jars/"+n.Jar+"/run", body))
 	if r.Outcome == apply.Done {
 		a.remember(n)
+		r = a.bound(ctx, n)
 	} else {
 		// The old run is gone: whatever Flink said, this must not end as "nothing
 		// changed".
@@ -525,6 +581,21 @@ func (a *Actuator) lookRestart(ctx context.Context, n note) (apply.Standing, str
 		return apply.Failed, fmt.Sprintf("run %s is %s", n.Next, job.State)
 	}
 	a.remember(n)
+	if len(n.Bounds) > 0 {
+		present, err := ask[flink.Requirements](ctx, a.Client, "/jobs/"+n.Next+"/resource-requirements")
+		if err != nil {
+			return apply.Unknown, err.Error()
+		}
+		if _, differs := boundsOf(n, present); differs {
+			return apply.Undone, fmt.Sprintf("run %s has not the parallelism of run %s", n.Next, n.Run)
+		}
+	}
+	names := flink.ComponentNames(job.Vertices)
+	for _, v := range job.Vertices {
+		if had, ok := n.Vertices[v.ID]; ok && v.Parallelism.Int() != had {
+			return apply.Working, fmt.Sprintf("%s has %d instances, and had %d", names[v.ID], v.Parallelism.Int(), had)
+		}
+	}
 	return running(job)
 }
 

@@ -120,7 +120,18 @@ func TestARestartKeepsTheParallelismAndWhatWasSetBefore(t *testing.T) {
 		w.done(c, w.prepared(c))
 	}
 	w.runs(map[string]int{"lines": 2, "count": 5}, "--salt", "4", "--batch=20")
-	w.effects(flinktest.Rescaled, flinktest.Stopped, flinktest.Submitted, flinktest.Stopped, flinktest.Submitted)
+	// A run from a jar has the program's parallelism, and is told at once.
+	w.effects(flinktest.Rescaled, flinktest.Stopped, flinktest.Submitted, flinktest.Rescaled, flinktest.Stopped, flinktest.Submitted, flinktest.Rescaled)
+}
+
+func TestARestartOfAJobThatWasNeverRescaledIsTwoRequests(t *testing.T) {
+	w := newWords(t)
+	c := turnedTo("a-0", "--salt", "4")
+	w.done(c, w.prepared(c))
+	w.runs(map[string]int{"lines": 2, "count": 3}, "--salt", "4", "--batch=10")
+	if n := len(w.Requests()); n != 2 {
+		t.Errorf("%d requests: %+v", n, w.Requests())
+	}
 }
 
 func TestARestartThatWasCutOffAnywhereGoesOnByItsIds(t *testing.T) {
@@ -130,11 +141,14 @@ func TestARestartThatWasCutOffAnywhereGoesOnByItsIds(t *testing.T) {
 	}{
 		{"the stop's answer", func(method, path string) bool { return method == "POST" && path[:6] == "/jobs/" }},
 		{"the run's answer", func(method, path string) bool { return method == "POST" && path[:6] == "/jars/" }},
+		{"the answer to its parallelism", func(method, path string) bool { return method == "PUT" }},
 	} {
 		for _, forgotten := range []bool{false, true} {
 			t.Run(cut.name, func(t *testing.T) {
 				w := newWords(t)
-				c := turnedTo("a-0", "--salt", "4")
+				before := rescaled("a-0", 5)
+				w.done(before, w.prepared(before))
+				c := turnedTo("a-1", "--salt", "4")
 				i := w.prepared(c)
 				var once sync.Once
 				w.SetFault(func(method, path string) (f flinktest.Fault) {
@@ -153,8 +167,8 @@ func TestARestartThatWasCutOffAnywhereGoesOnByItsIds(t *testing.T) {
 					w.ForgetTriggers()
 				}
 				w.done(c, i)
-				w.runs(map[string]int{"lines": 2, "count": 3}, "--salt", "4", "--batch=10")
-				w.effects(flinktest.Stopped, flinktest.Submitted)
+				w.runs(map[string]int{"lines": 2, "count": 5}, "--salt", "4", "--batch=10")
+				w.effects(flinktest.Rescaled, flinktest.Stopped, flinktest.Submitted, flinktest.Rescaled)
 			})
 		}
 	}

@@ -604,32 +604,14 @@ func (c *Cluster) stop(id string, request []byte) (int, any) {
 	return 202, told
 }
 
-// overrides are the parallelism by vertex id that a job is submitted with:
-// pipeline.jobvertex-parallelism-overrides, as Flink's dispatcher reads it.
-func overrides(configuration map[string]string) (map[string]int, error) {
-	all := map[string]int{}
-	for _, pair := range strings.Split(configuration["pipeline.jobvertex-parallelism-overrides"], ",") {
-		if pair == "" {
-			continue
-		}
-		id, number, _ := strings.Cut(pair, ":")
-		n, err := strconv.Atoi(strings.TrimSpace(number))
-		if err != nil || n < 1 {
-			return nil, fmt.Errorf("could not parse value %q of pipeline.jobvertex-parallelism-overrides", pair)
-		}
-		all[strings.Trim(strings.TrimSpace(id), `'"`)] = n
-	}
-	return all, nil
-}
-
 // runJar is POST /jars/:id/run: 200 and the run's id. The id of a run that is, or
-// ever was, is refused.
+// ever was, is refused. The parallelism is the program's: Flink 2.3 takes
+// pipeline.jobvertex-parallelism-overrides of a body and leaves it aside.
 func (c *Cluster) runJar(id string, request []byte) (int, any) {
 	var body struct {
-		ProgramArgsList    []string
-		SavepointPath      string
-		JobID              string
-		FlinkConfiguration map[string]string
+		ProgramArgsList []string
+		SavepointPath   string
+		JobID           string
 	}
 	if err := json.Unmarshal(request, &body); err != nil {
 		return refusal(400, "Bad request received. Request did not match expected format JarRunRequestBody.")
@@ -641,21 +623,12 @@ func (c *Cluster) runJar(id string, request []byte) (int, any) {
 	if body.JobID == "" {
 		body.JobID = ID("submitted", strconv.Itoa(len(c.runs)))
 	}
-	const failed = "org.apache.flink.runtime.rest.handler.RestHandlerException: Could not execute application.\n"
 	if c.find(body.JobID) != nil {
-		return refusal(400, failed+"Caused by: org.apache.flink.runtime.client.DuplicateJobSubmissionException: Job has already been submitted.\n")
-	}
-	with, err := overrides(body.FlinkConfiguration)
-	if err != nil {
-		return refusal(400, failed+"Caused by: java.lang.IllegalArgumentException: %v\n", err)
+		return refusal(400, "org.apache.flink.runtime.rest.handler.RestHandlerException: Could not execute application.\n"+
+			"Caused by: org.apache.flink.runtime.client.DuplicateJobSubmissionException: Job has already been submitted.\n")
 	}
 	name, vertices := c.acted.jars[i].program(body.ProgramArgsList)
 	r := c.submit(body.JobID, name, vertices, body.ProgramArgsList)
-	for k := range r.vertices {
-		if n, ok := with[r.vertices[k].id]; ok {
-			r.vertices[k].Parallelism, r.vertices[k].upper = n, n
-		}
-	}
 	if body.SavepointPath != "" && !slices.ContainsFunc(c.acted.savepoints, func(s *savepoint) bool {
 		return s.failure == "" && s.place == body.SavepointPath && !c.now().Before(s.ready)
 	}) {

@@ -223,7 +223,7 @@ func TestAJarIsRunOnceUnderAnId(t *testing.T) {
 	told(t, c, "POST", "/jars/none.jar/run", body, 400)
 	wantKinds(t, c, Submitted)
 	live := c.Live("words")
-	if live.Run != next || !slices.Equal(live.Arguments, []string{"--salt", "4"}) || !maps.Equal(live.Parallelism, map[string]int{"Source: lines": 2, "count": 6}) {
+	if live.Run != next || !slices.Equal(live.Arguments, []string{"--salt", "4"}) || !maps.Equal(live.Parallelism, map[string]int{"Source: lines": 2, "count": 3}) {
 		t.Fatalf("%+v", live)
 	}
 	// From a savepoint that is not there it fails, and its id is used up all the same.
