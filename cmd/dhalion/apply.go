@@ -144,7 +144,9 @@ func (a *app) apply(ctx context.Context, st *store.Store, ref string, f applyFla
 		return err
 	}
 	defer engine.close()
-	if f.resume {
+	// A plan that was stopped before it was begun has nothing to be taken up: it is
+	// applied like any other.
+	if f.resume && (d.row == nil || d.row.State != dhalion.PlanApproved) {
 		return a.resume(ctx, st, engine, d, f)
 	}
 	state, err := a.gateState(ctx, st, engine, d, f)

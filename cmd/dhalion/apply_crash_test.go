@@ -25,6 +25,7 @@ import (
 	"github.com/dhalion-go/dhalion/internal/engine/flink/flinktest"
 	"github.com/dhalion-go/dhalion/internal/pgserver"
 	"github.com/dhalion-go/dhalion/internal/store"
+	"github.com/dhalion-go/dhalion/plan/policy"
 )
 
 const (
@@ -196,13 +197,18 @@ func relocation(t dhalion.Topology, worker string, others ...dhalion.Affected) d
 		Because: because("count"), Probability: .9, Expect: dhalion.Expectation{Summary: "it keeps up", WithinSeconds: 60}, Affects: affects}
 }
 
+// builtIn is policy default, loaded once: with the race detector that takes long.
+var builtIn = sync.OnceValues(func() (*policy.Policy, error) {
+	return policySource{Policy: "default"}.load()
+})
+
 // draft is a plan for the job as it is now, by the policy of the configuration.
 func (b *bench) draft(actions func(t dhalion.Topology) []dhalion.Action) dhalion.Plan {
 	b.t.Helper()
 	a, _, _ := b.app(time.Now)
 	f, err := a.forJob(judgeFlags{policy: "default", changed: func(string) bool { return false }}, orders)
 	if err == nil && f.loaded == nil {
-		f.loaded, err = f.loadPolicy()
+		f.loaded, err = builtIn()
 	}
 	if err != nil {
 		b.t.Fatal(err)

@@ -187,8 +187,8 @@ func TestApplyThenRollbackRestoresTheTopologyAndTheArguments(t *testing.T) {
 	}
 	defer st.Close()
 	p := &property{st: st, clock: &turned{now: time.Now().UTC().Truncate(time.Second)}}
-	// A check takes a tenth of a second, and several with the race detector.
-	checks := "30"
+	// A check takes a tenth of a second, and more than one with the race detector.
+	checks := "12"
 	if os.Getenv("DHALION_APPLY_CRASHES") != "" {
 		checks = "500"
 	}
