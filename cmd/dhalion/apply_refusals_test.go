@@ -372,8 +372,8 @@ var refusals = []struct {
 	}), 0, exitFailure, "500"},
 	{"an unknown plan", func(*bench) []string { return []string{"0123456789ab"} }, 0, exitFailure, "0123456789ab"},
 	{"a file that is not there", func(b *bench) []string { return []string{filepath.Join(b.dir, "none.json")} }, 0, exitFailure, "there is no such file"},
-	{"taken up although it was not begun", func(b *bench) []string {
-		id, _ := b.approved()
+	{"taken up although nobody approved it", func(b *bench) []string {
+		id, _ := b.propose(b.draft(one6), "ann")
 		return []string{id, "--resume"}
 	}, 0, exitFailure, "was not interrupted"},
 	{"known only from files", moved(func(b *bench) {
