@@ -43,3 +43,15 @@ func (c *Cluster) Subtasks(ctx context.Context, run, component string) ([]Subtas
 	}
 	return nil, fmt.Errorf("cluster: run %s has no component %s", run, component)
 }
+
+// JobMetric is the value of a metric of a run, as the engine prints it.
+func (c *Cluster) JobMetric(ctx context.Context, run, name string) (string, error) {
+	var all []struct{ ID, Value string }
+	if err := c.get(ctx, "/jobs/"+run+"/metrics?get="+name, &all); err != nil {
+		return "", err
+	}
+	if len(all) != 1 {
+		return "", fmt.Errorf("cluster: run %s has no metric %s", run, name)
+	}
+	return all[0].Value, nil
+}

@@ -288,14 +288,7 @@ func keys(ctx context.Context, b *bench) (err error) {
 	if err != nil {
 		return err
 	}
-	shape := l.shapes[job]
-	arguments := append([]string{"--knobs", l.knobs[job], "--name", job, "--salt", "1"}, shape.Arguments()...)
-	var quoted []string
-	for _, a := range arguments {
-		quoted = append(quoted, fmt.Sprintf("%q", a))
-	}
-	if err := l.configure(fmt.Sprintf("jobs:\n  - match: prod/%s\n    mode: propose\n    start: {jar: %s, class: %s, arguments: [%s]}\n",
-		job, filepath.Base(l.jar), shape.Class, strings.Join(quoted, ", "))); err != nil {
+	if err := l.configure(l.starting(job)); err != nil {
 		return err
 	}
 	if err := l.turn(l.knobs[calm], "rate=0.9", "wave=0.2", "wave.period=70", "jitter=0.15"); err != nil {
@@ -307,7 +300,7 @@ func keys(ctx context.Context, b *bench) (err error) {
 	quiet := make(chan error, 1)
 	go func() { quiet <- l.leftAlone(ctx, calm, 3*time.Minute) }()
 
-	key := saltable(8, shape.Components["counter"].Parallelism)
+	key := saltable(8, l.shapes[job].Components["counter"].Parallelism)
 	l.say("a key is hot")
 	if err := l.turn(l.knobs[job], "rate=1", "hot.counter=0.5", fmt.Sprintf("hot.counter.key=%d", key)); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -80,6 +81,17 @@ func (b *bench) open(ctx context.Context, name string, c cluster.Config, shapes 
 // configure writes dhalion.yaml: the engine, and what is given.
 func (l *lane) configure(more string) error {
 	return os.WriteFile(l.config, []byte(fmt.Sprintf("engines:\n  prod: {kind: flink, url: %q}\n%s", l.cluster.URL(), more)), 0o644)
+}
+
+// starting is what dhalion.yaml says of how a shape's job is started, with its salt.
+func (l *lane) starting(job string) string {
+	shape := l.shapes[job]
+	var quoted []string
+	for _, a := range append([]string{"--knobs", l.knobs[job], "--name", job, "--salt", "1"}, shape.Arguments()...) {
+		quoted = append(quoted, fmt.Sprintf("%q", a))
+	}
+	return fmt.Sprintf("jobs:\n  - match: prod/%s\n    mode: propose\n    start: {jar: %s, class: %s, arguments: [%s]}\n",
+		job, filepath.Base(l.jar), shape.Class, strings.Join(quoted, ", "))
 }
 
 func (l *lane) close(ctx context.Context) (err error) {
@@ -258,6 +270,13 @@ func (l *lane) has(ctx context.Context, run string, sizes map[string]int) error 
 
 // alive are the runs of a job that have not ended, by Flink's word.
 func (l *lane) alive(ctx context.Context, job string) ([]string, error) {
+	all, err := l.states(ctx, job)
+	maps.DeleteFunc(all, func(_, state string) bool { return slices.Contains([]string{"FINISHED", "CANCELED", "FAILED"}, state) })
+	return slices.Sorted(maps.Keys(all)), err
+}
+
+// states are the runs that a job has had, and their states, by Flink's word.
+func (l *lane) states(ctx context.Context, job string) (map[string]string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, l.cluster.URL()+"/jobs/overview", nil)
 	if err != nil {
 		return nil, err
@@ -273,13 +292,13 @@ func (l *lane) alive(ctx context.Context, job string) ([]string, error) {
 	if err := json.NewDecoder(resp.Body).Decode(&all); err != nil {
 		return nil, err
 	}
-	var runs []string
+	states := map[string]string{}
 	for _, j := range all.Jobs {
-		if j.Name == job && !slices.Contains([]string{"FINISHED", "CANCELED", "FAILED"}, j.State) {
-			runs = append(runs, j.JID)
+		if j.Name == job {
+			states[j.JID] = j.State
 		}
 	}
-	return runs, nil
+	return states, nil
 }
 
 // logged waits until the log of a plan has an event.

@@ -4,6 +4,7 @@
 //	go run ./lab/e2e observe
 //	go run ./lab/e2e actuate
 //	go run ./lab/e2e apply
+//	go run ./lab/e2e crash
 //
 // Everything it starts is its own: a cluster on loopback and a private PostgreSQL,
 // in folders that it removes.
@@ -33,10 +34,10 @@ func main() {
 	cache := flag.String("cache", ".cache", "where Flink is kept, and fetched to")
 	keep := flag.Bool("keep", false, "leave the folder with logs and databases")
 	flag.Parse()
-	parts := map[string]part{"observe": {observe, true}, "actuate": {actuate, true}, "apply": {applyAll, false}}
+	parts := map[string]part{"observe": {observe, true}, "actuate": {actuate, true}, "apply": {applyAll, false}, "crash": {crash, false}}
 	part, ok := parts[flag.Arg(0)]
 	if !ok || flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: e2e [-binary FILE] [-cache DIR] [-keep] observe|actuate|apply")
+		fmt.Fprintln(os.Stderr, "usage: e2e [-binary FILE] [-cache DIR] [-keep] observe|actuate|apply|crash")
 		os.Exit(64)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
