@@ -41,6 +41,10 @@ type Result struct {
 	Unknown   []dhalion.Unknown
 	// Snapshot is what the diagnoses were drawn from.
 	Snapshot *features.Snapshot
+
+	// weighed is every pair that a rule speaks of, likely or not.
+	weighed map[dhalion.Pair]*judged
+	short   bool // the window is too short to be judged as a whole
 }
 
 // Findings is the part of a result that a plan carries.
@@ -99,6 +103,7 @@ func Conclude(seen detect.Result, p *policy.Policy) (*Result, error) {
 	if !binary(p) {
 		explain(pairs, snap)
 	}
+	result.weighed, result.short = pairs, short != ""
 	result.Diagnoses = append(result.Diagnoses, list(pairs)...)
 	return result, nil
 }

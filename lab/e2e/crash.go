@@ -193,17 +193,9 @@ func (c *crasher) undo(ctx context.Context) (p proposal, err error) {
 	if err != nil {
 		return p, err
 	}
-	var doc struct {
-		ID   string          `json:"id"`
-		Body json.RawMessage `json:"body"`
-	}
-	if err := json.Unmarshal(data, &doc); err != nil {
+	if err := p.read(data); err != nil {
 		return p, err
 	}
-	if err := json.Unmarshal(doc.Body, &p); err != nil {
-		return p, err
-	}
-	p.id = doc.ID
 	_, err = c.run(ctx, 0, "approve", p.file, "--as", "bob")
 	return p, err
 }

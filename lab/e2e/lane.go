@@ -171,18 +171,23 @@ func (l *lane) plan(ctx context.Context, job, policy string) (p proposal, err er
 	if err != nil {
 		return p, err
 	}
+	return p, p.read(out)
+}
+
+// read takes a plan's document in.
+func (p *proposal) read(document []byte) error {
 	var doc struct {
 		ID   string          `json:"id"`
 		Body json.RawMessage `json:"body"`
 	}
-	if err := json.Unmarshal(out, &doc); err != nil {
-		return p, err
+	if err := json.Unmarshal(document, &doc); err != nil {
+		return err
 	}
 	p.id = doc.ID
 	if doc.Body == nil {
-		doc.Body = out
+		doc.Body = document
 	}
-	return p, json.Unmarshal(doc.Body, &p)
+	return json.Unmarshal(doc.Body, p)
 }
 
 // await plans until the plan is of one kind of action, and fails when the time is
