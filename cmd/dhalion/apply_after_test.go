@@ -1,11 +1,15 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/apply"
 )
 
@@ -93,5 +97,52 @@ func TestAPlanThatWasStoppedBeforeItBeganIsAppliedByResumeToo(t *testing.T) {
 	b.run("apply", id, "--resume", "--no-wait")
 	if err := planKinds[0].after(b.cluster.Live(orders.Name())); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAPlanThatIsNotMetIsUndoneWhereItsPolicySaysSo(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "unmet"))
+	b.ruled("outcome: {unmet: reverse}\nwindow: 4s\nminimum: {span: 0s, polls: 1}\nlimits: {max_instances_touched: 1.0}\n", "")
+	p := b.draft(one6)
+	p.Actions[0].Expect = dhalion.Expectation{Summary: "hardly anything to do", WithinSeconds: 8,
+		Checks: []dhalion.Check{{Metric: dhalion.Busy, Target: dhalion.ComponentTarget(orders, "count"), Compare: "at_most", Value: 1e-6}}}
+	id, _ := b.approvedPlan(p)
+	following, stop := context.WithCancel(t.Context())
+	defer stop()
+	follow := exec.CommandContext(following, "dhalion", "ingest", "flink", "prod", "--every", "500ms", "--config", b.config)
+	follow.Env = append(os.Environ(), b.db.env...)
+	if err := follow.Start(); err != nil {
+		t.Fatal(err)
+	}
+	a, out, errs := b.app(time.Now)
+	code := a.run(t.Context(), []string{"apply", id, "-o", "json", "--config", b.config})
+	said := out.String()
+	if code != exitFailure {
+		t.Errorf("it ended with %d: %s", code, errs)
+	}
+	stop()
+	_ = follow.Wait() // it was killed
+	var came struct {
+		Result   string
+		Reversal *struct{ Plan, Result, State string }
+	}
+	if err := json.Unmarshal([]byte(said), &came); err != nil {
+		t.Fatalf("%v: %s", err, said)
+	}
+	if came.Result != "unmet" || came.Reversal == nil || came.Reversal.Result != "met" {
+		t.Fatalf("%s", said)
+	}
+	if state, why := b.state(id); state != "unmet" || !strings.Contains(why, "busy") {
+		t.Errorf("the plan is %s: %s", state, why)
+	}
+	// As before: count had 4 instances, and each way was one request.
+	if err := wants(map[string]int{"lines": 2, "parse": 3, "count": 4, "store": 2}, "--salt", "1", "--fast")(b.cluster.Live("orders")); err != nil {
+		t.Error(err)
+	}
+	if n := len(b.cluster.Effects()); n != 2 {
+		t.Errorf("%d effects: %+v", n, b.cluster.Effects())
+	}
+	if n := b.db.text(`SELECT count(*)::text FROM incidents WHERE certainty <= 0.7`)[0]; n == "0" {
+		t.Error("nothing was learned from it")
 	}
 }

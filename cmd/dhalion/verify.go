@@ -307,7 +307,8 @@ func (j *judge) at(ctx context.Context, at time.Time) (apply.Seen, error) {
 			}
 			return 0, true
 		},
-		Changed: changedSince(p, snap.Topology, snap.HasTopology),
+		// A topology from before the plan was in effect says nothing of what came after.
+		Changed: changedSince(p, snap.Topology, snap.HasTopology && snap.Topology.From.After(j.settled)),
 	}, nil
 }
 
