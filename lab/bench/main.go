@@ -3,6 +3,7 @@
 //
 //	go run ./lab/bench ingest    canonical CSV, Arrow and Parquet into PostgreSQL, against psql \copy of the same rows
 //	go run ./lab/bench evaluate  statistics of 5,000 series in 360 windows, from PostgreSQL, against DuckDB and polars on a Parquet file
+//	go run ./lab/bench booster   the histogram booster, against scikit-learn's on the same data
 //
 // The sides alternate, five times each; medians are compared. Absolute times are
 // printed and never asserted: a ratio is missed when it is more than a quarter
@@ -39,11 +40,11 @@ func main() {
 	flag.StringVar(&b.python, "python", "", "the Python with duckdb and polars (default: what scripts/python prints)")
 	flag.StringVar(&b.dir, "dir", "", "folder for data and database (default: a temporary one)")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: bench [flags] ingest|evaluate")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: bench [flags] ingest|evaluate|booster")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	run := map[string]func(*bench, context.Context) error{"ingest": (*bench).ingest, "evaluate": (*bench).evaluate}[flag.Arg(0)]
+	run := map[string]func(*bench, context.Context) error{"ingest": (*bench).ingest, "evaluate": (*bench).evaluate, "booster": (*bench).booster}[flag.Arg(0)]
 	if run == nil || flag.NArg() != 1 || b.rounds < 1 {
 		flag.Usage()
 		os.Exit(64)
