@@ -1,0 +1,430 @@
+package diagnose
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	dhalion "github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/features"
+	"github.com/dhalion-go/dhalion/models"
+)
+
+// seat is where a classifier sits: causes are learned one against the rest, each at
+// the kinds of target at which it is judged.
+type seat struct {
+	Cause dhalion.Cause
+	Kind  dhalion.TargetKind
+}
+
+// seats are all, in order of cause and kind.
+func seats() []seat {
+	var out []seat
+	for _, cause := range dhalion.Causes {
+		for _, kind := range Kinds[cause] {
+			out = append(out, seat{cause, kind})
+		}
+	}
+	return out
+}
+
+func seatOf(p dhalion.Pair) seat { return seat{p.Cause, p.Target.Kind} }
+
+// Learned is what training made: a classifier a seat, how loud each voice is, how
+// probabilities are calibrated, and what was seen in training.
+type Learned struct {
+	ID          string // of the artefact
+	Classifiers map[seat]models.Model
+	Familiar    map[dhalion.TargetKind]*Familiar
+	// Fused combines all voices, Alone those that remain where the classifier has none.
+	Fused, Alone *Fusion
+	Calibration  models.Calibration
+	columns      map[dhalion.TargetKind][]int
+}
+
+// Excluded are features that no classifier gets: the processor's share of a worker
+// and its collections depend on what else runs on the machine that the corpus was
+// recorded on.
+var Excluded = map[string]bool{
+	"cpu_fraction": true, "past_ratio(cpu_fraction)": true, "gc_fraction": true, "recent(gc_fraction)": true, "trend(gc_fraction)": true,
+}
+
+// columnsOf are the positions of the features that classifiers get.
+func columnsOf(kind dhalion.TargetKind) []int {
+	var out []int
+	for i, name := range features.JudgingSchema(kind).Names {
+		if !Excluded[name] {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// TrainOptions are those of Train.
+type TrainOptions struct {
+	Learner models.Learner
+	Seed    uint64
+	// Progress is told of fits that are done; it may be nil.
+	Progress func(done, of int)
+}
+
+// leastIncidents is how many incidents of a cause it takes to learn it.
+const leastIncidents = 4
+
+// Train learns from examples. What the classifiers say of an example, by which the
+// fusion learns how far to trust them, comes from classifiers that have seen nothing
+// of its family (where there is one family: of its run).
+func Train(ctx context.Context, examples []Example, opt TrainOptions) (*Learned, error) {
+	rows := rowsOf(examples)
+	if len(rows) == 0 {
+		return nil, errors.New("diagnose: train: no examples")
+	}
+	folds := foldsOf(examples)
+	m := &Learned{Classifiers: map[seat]models.Model{}, Familiar: map[dhalion.TargetKind]*Familiar{}, columns: map[dhalion.TargetKind][]int{}}
+	for _, kind := range dhalion.TargetKinds {
+		m.columns[kind] = columnsOf(kind)
+		m.Familiar[kind] = newFamiliar(kind, m.columns[kind], examples, folds)
+	}
+	k := slices.Max(folds) + 1
+	all := seats()
+	done := 0
+	tell := func() {
+		done++
+		if opt.Progress != nil {
+			opt.Progress(done, len(all)*(k+1))
+		}
+	}
+	outside := make([]float64, len(rows)) // log-odds by classifiers that have not seen the row's fold
+	for i := range outside {
+		outside[i] = math.NaN()
+	}
+	for _, s := range all {
+		of := slices.DeleteFunc(slices.Clone(rows), func(r exampleRow) bool { return seatOf(r.Pair) != s })
+		for f := range k {
+			c, err := m.fit(ctx, s, of, func(r exampleRow) bool { return folds[r.example] != f }, opt)
+			if err != nil {
+				return nil, err
+			}
+			for _, r := range of {
+				if folds[r.example] == f && c != nil && m.Familiar[s.Kind].without(f).Knows(r.Vector.Values) {
+					outside[r.index] = m.ask(c, s.Kind, r.Vector.Values)
+				}
+			}
+			tell()
+		}
+		c, err := m.fit(ctx, s, of, func(exampleRow) bool { return true }, opt)
+		if err != nil {
+			return nil, err
+		}
+		if c != nil {
+			m.Classifiers[s] = c
+		}
+		tell()
+	}
+	var fused, alone []said
+	for _, r := range rows {
+		if !r.sure {
+			continue // judged outcomes teach classifiers, and are no measure of them
+		}
+		v := spoken{r.Rules, outside[r.index], r.Synthesis}
+		fused = append(fused, said{r.Cause, v, r.holds, r.weight})
+		v[byClassifier] = math.NaN()
+		alone = append(alone, said{r.Cause, v, r.holds, r.weight})
+	}
+	var err error
+	if m.Fused, err = fitFusion(fused); err != nil {
+		return nil, err
+	}
+	if m.Alone, err = fitFusion(alone); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// exampleRow is a pair of an example of which it is known whether it holds.
+type exampleRow struct {
+	Case
+	index, example int
+	holds          float64
+	weight         float64
+	sure           bool
+}
+
+// rowsOf are the pairs of all examples that the labels tell of. Every incident, and
+// every quiet minute, has the same weight however often it was asked for.
+func rowsOf(examples []Example) []exampleRow {
+	windows := map[string]float64{}
+	for _, e := range examples {
+		windows[e.Incident]++
+	}
+	var rows []exampleRow
+	for n, e := range examples {
+		for i, c := range e.Cases {
+			if math.IsNaN(e.Holds[i]) {
+				continue
+			}
+			rows = append(rows, exampleRow{Case: c, index: len(rows), example: n, holds: e.Holds[i],
+				weight: e.Certainty / windows[e.Incident], sure: e.Certainty >= 1})
+		}
+	}
+	return rows
+}
+
+// foldsOf deals the examples out: a fold a family, or where there is one, runs.
+func foldsOf(examples []Example) []int {
+	families, runs := map[string]int{}, map[string]int{}
+	for _, e := range examples {
+		families[e.Family], runs[e.Run] = 0, 0
+	}
+	of := func(e Example) string { return e.Family }
+	groups := families
+	if len(families) < 2 {
+		of, groups = func(e Example) string { return e.Run }, runs
+	}
+	for i, name := range sorted(groups) {
+		groups[name] = i
+		if len(families) < 2 {
+			groups[name] = i % 5
+		}
+	}
+	folds := make([]int, len(examples))
+	for i, e := range examples {
+		folds[i] = groups[of(e)]
+	}
+	return folds
+}
+
+func sorted(m map[string]int) []string {
+	names := make([]string, 0, len(m))
+	for name := range m {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// fit is the classifier of a seat, nil where there is too little to learn from.
+func (m *Learned) fit(ctx context.Context, s seat, rows []exampleRow, use func(exampleRow) bool, opt TrainOptions) (models.Model, error) {
+	columns := m.columns[s.Kind]
+	d := &models.Data{Classes: 2}
+	for _, i := range columns {
+		d.Names = append(d.Names, features.JudgingSchema(s.Kind).Names[i])
+	}
+	held := map[int]bool{}
+	var weight float64
+	for _, r := range rows {
+		if !use(r) {
+			continue
+		}
+		for _, i := range columns {
+			d.X = append(d.X, r.Vector.Values[i])
+		}
+		d.Y = append(d.Y, int(r.holds))
+		d.Weight = append(d.Weight, r.weight)
+		weight += r.weight
+		d.Rows++
+		if r.holds == 1 {
+			held[r.example] = true
+		}
+	}
+	if len(held) < leastIncidents {
+		return nil, nil
+	}
+	// Learners count rows: weights of mean one keep what they ask of a leaf.
+	for i := range d.Weight {
+		d.Weight[i] *= float64(d.Rows) / weight
+	}
+	c, err := opt.Learner.Fit(ctx, d, opt.Seed)
+	if err != nil {
+		return nil, fmt.Errorf("diagnose: train %s at %ss: %w", s.Cause, s.Kind, err)
+	}
+	return c, nil
+}
+
+// ask is a classifier's log-odds.
+func (m *Learned) ask(c models.Model, kind dhalion.TargetKind, values []float64) float64 {
+	var p [2]float64
+	x := make([]float64, 0, 64)
+	for _, i := range m.columns[kind] {
+		x = append(x, values[i])
+	}
+	c.Predict(x, p[:])
+	return logit(p[1])
+}
+
+// opinion is what all voices together say of a case.
+type opinion struct {
+	probability float64
+	logOdds     float64
+	parts       [voices]float64
+	said        spoken
+	strange     []string // features unlike any seen in training; the classifier is not asked then
+	silent      bool     // there is no classifier for it
+}
+
+// judge is the probability of a case.
+func (m *Learned) judge(c Case) opinion {
+	o := opinion{said: spoken{c.Rules, math.NaN(), c.Synthesis}}
+	fusion := m.Fused
+	classifier := m.Classifiers[seatOf(c.Pair)]
+	switch {
+	case classifier == nil:
+		o.silent = true
+	case !m.Familiar[c.Target.Kind].Knows(c.Vector.Values):
+		o.strange = m.Familiar[c.Target.Kind].Strange(c.Vector.Values)
+	default:
+		o.said[byClassifier] = m.ask(classifier, c.Target.Kind, c.Vector.Values)
+	}
+	if math.IsNaN(o.said[byClassifier]) {
+		fusion = m.Alone
+	}
+	o.logOdds, o.parts = fusion.logOdds(c.Cause, o.said)
+	o.probability = m.Calibration.Of(logistic(o.logOdds))
+	return o
+}
+
+// Probabilities are those of cases, in their order.
+func (m *Learned) Probabilities(cases []Case) []float64 {
+	out := make([]float64, len(cases))
+	for i, c := range cases {
+		out[i] = m.judge(c).probability
+	}
+	return out
+}
+
+// Familiar knows the range of what was seen in training, per feature, and tells
+// vectors that are unlike it.
+type Familiar struct {
+	Kind  dhalion.TargetKind `json:"kind"`
+	Low   []float64          `json:"low"`  // .5 % quantile
+	High  []float64          `json:"high"` // 99.5 %
+	Limit float64            `json:"limit"`
+
+	columns []int
+	folds   []*Familiar
+}
+
+// oddness is the mean over features of how far outside the range the vector is, in
+// widths of the range, each at most 1.
+func (f *Familiar) oddness(values []float64) float64 {
+	sum := 0.0
+	for k, i := range f.columns {
+		sum += f.outside(k, values[i])
+	}
+	return sum / float64(max(1, len(f.columns)))
+}
+
+func (f *Familiar) outside(k int, v float64) float64 {
+	switch {
+	case math.IsNaN(v) || math.IsNaN(f.Low[k]):
+		return 0
+	case v > f.High[k]:
+		return math.Min(1, (v-f.High[k])/math.Max(f.High[k]-f.Low[k], 1e-6))
+	case v < f.Low[k]:
+		return math.Min(1, (f.Low[k]-v)/math.Max(f.High[k]-f.Low[k], 1e-6))
+	}
+	return 0
+}
+
+// Knows says that a vector is like those seen in training.
+func (f *Familiar) Knows(values []float64) bool { return f.oddness(values) <= f.Limit }
+
+// Strange names the features farthest outside their range, at most three.
+func (f *Familiar) Strange(values []float64) []string {
+	type odd struct {
+		name string
+		by   float64
+	}
+	var all []odd
+	for k, i := range f.columns {
+		if by := f.outside(k, values[i]); by > 0 {
+			all = append(all, odd{features.JudgingSchema(f.Kind).Names[i], by})
+		}
+	}
+	slices.SortFunc(all, func(a, b odd) int { return cmp.Or(cmp.Compare(b.by, a.by), cmp.Compare(a.name, b.name)) })
+	var names []string
+	for _, o := range all[:min(3, len(all))] {
+		names = append(names, o.name)
+	}
+	return names
+}
+
+func (f *Familiar) without(fold int) *Familiar {
+	if fold < len(f.folds) {
+		return f.folds[fold]
+	}
+	return f
+}
+
+// newFamiliar takes ranges over all examples, and over those outside each fold. The
+// limit is the oddness that one in a thousand vectors of a fold exceeds by what is
+// known without it: a job of another kind is no stranger, a measurement from another
+// world is.
+func newFamiliar(kind dhalion.TargetKind, columns []int, examples []Example, folds []int) *Familiar {
+	vectors := map[dhalion.Target]bool{}
+	var values [][]float64
+	var fold []int
+	for n, e := range examples {
+		clear(vectors)
+		for _, c := range e.Cases {
+			if c.Target.Kind == kind && !vectors[c.Target] {
+				vectors[c.Target] = true
+				values = append(values, c.Vector.Values)
+				fold = append(fold, folds[n])
+			}
+		}
+	}
+	ranges := func(use func(int) bool) *Familiar {
+		f := &Familiar{Kind: kind, columns: columns}
+		for _, i := range columns {
+			var known []float64
+			for k, v := range values {
+				if use(k) && !math.IsNaN(v[i]) {
+					known = append(known, v[i])
+				}
+			}
+			slices.Sort(known)
+			low, high := math.NaN(), math.NaN()
+			if n := len(known); n > 0 {
+				low, high = known[n/200], known[n-1-n/200]
+			}
+			f.Low, f.High = append(f.Low, low), append(f.High, high)
+		}
+		return f
+	}
+	all := ranges(func(int) bool { return true })
+	k := slices.Max(folds) + 1
+	var odd []float64
+	for n := range k {
+		other := ranges(func(i int) bool { return fold[i] != n })
+		all.folds = append(all.folds, other)
+		for i, v := range values {
+			if fold[i] == n {
+				odd = append(odd, other.oddness(v))
+			}
+		}
+	}
+	slices.Sort(odd)
+	if len(odd) > 0 {
+		all.Limit = odd[len(odd)-1-len(odd)/1000]
+	}
+	for _, f := range all.folds {
+		f.Limit = all.Limit
+	}
+	return all
+}
+
+// Classified are the classifiers' own probabilities of cases, before any fusion; 0
+// where there is no classifier.
+func (m *Learned) Classified(cases []Case) []float64 {
+	out := make([]float64, len(cases))
+	for i, c := range cases {
+		if k := m.Classifiers[seatOf(c.Pair)]; k != nil {
+			out[i] = logistic(m.ask(k, c.Target.Kind, c.Vector.Values))
+		}
+	}
+	return out
+}

@@ -1,0 +1,101 @@
+// Command learn measures diagnosers on the labelled corpus, one shape of job left
+// out at a time: what is asked about a shape was learned on the others.
+//
+//	go run ./lab/learn lab/corpus
+//
+// It prints, for every diagnoser, how often the first diagnosis is the right one at
+// its target, how far its probabilities can be relied on, their log loss, compounds,
+// and false alarms of quiet windows, each with n.
+package main
+
+import (
+	"context"
+	"encoding/gob"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dhalion-go/dhalion/features"
+	"github.com/dhalion-go/dhalion/lab/recorded"
+	"github.com/dhalion-go/dhalion/plan/policy"
+)
+
+func main() {
+	cache := flag.String("cache", "", "`file` that keeps the judged windows between two calls")
+	only := flag.String("only", "", "diagnosers to measure, by name, with commas between (default: all)")
+	seed := flag.Uint64("seed", 1, "of learners and resamples")
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: learn [flags] CORPUS")
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+	if flag.NArg() != 1 {
+		flag.Usage()
+		os.Exit(64)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, flag.Arg(0), *cache, strings.Split(*only, ","), *seed); err != nil {
+		fmt.Fprintln(os.Stderr, "learn:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, corpus, cache string, only []string, seed uint64) error {
+	all, err := load(ctx, corpus, cache)
+	if err != nil {
+		return err
+	}
+	shapes := map[string]int{}
+	for _, w := range all {
+		shapes[w.Family]++
+	}
+	fmt.Printf("%s, %d windows of %d shapes\n", time.Now().UTC().Format("2006-01-02"), len(all), len(shapes))
+	var scores []score
+	for _, d := range diagnosers(seed) {
+		if only[0] != "" && !slices.Contains(only, d.name) {
+			continue
+		}
+		start := time.Now()
+		p, err := leaveOut(ctx, all, d)
+		if err != nil {
+			return fmt.Errorf("%s: %w", d.name, err)
+		}
+		s := judge(d.name, all, p, seed)
+		s.took = time.Since(start)
+		scores = append(scores, s)
+		s.print(os.Stdout)
+	}
+	compare(os.Stdout, scores, all, seed)
+	return nil
+}
+
+func load(ctx context.Context, corpus, cache string) (all []window, err error) {
+	if cache != "" {
+		if f, err := os.Open(cache); err == nil {
+			defer f.Close()
+			return all, gob.NewDecoder(f).Decode(&all)
+		}
+	}
+	runs, err := recorded.Read(ctx, corpus)
+	if err != nil {
+		return nil, err
+	}
+	p, err := policy.Load("default", os.ReadFile, features.Known, nil)
+	if err != nil {
+		return nil, err
+	}
+	if all, err = windows(ctx, runs, p); err != nil || cache == "" {
+		return all, err
+	}
+	f, err := os.Create(cache)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return all, gob.NewEncoder(f).Encode(all)
+}
