@@ -211,10 +211,13 @@ func (b *Booster) Fit(ctx context.Context, d *Data, seed uint64) (Model, error) 
 		probabilities(scores, chances)
 		trees := make([]tree, outputs)
 		grow := func(k int) {
-			g := growers[k]
+			g, class := growers[k], k
+			if outputs == 1 {
+				class = 1
+			}
 			for i := range d.Rows {
 				p, y := chances[k][i], 0.0
-				if d.Y[i] == k || outputs == 1 && d.Y[i] == 1 {
+				if d.Y[i] == class {
 					y = 1
 				}
 				w := d.weight(i)
