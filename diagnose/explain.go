@@ -110,13 +110,18 @@ func narrower(by, of *judged, _ *features.Snapshot) float64 {
 func always(_, _ *judged, _ *features.Snapshot) float64 { return 1 }
 
 // heldUp: somewhere the records really queue. Half the time backpressured is
-// enough to hold a barrier up for seconds.
-func heldUp(_, _ *judged, snap *features.Snapshot) float64 {
+// enough to hold a barrier up for seconds. A barrier that waits expires after the
+// time-out: checkpoints that fail as fast as they are tried fail for another reason.
+func heldUp(_, of *judged, snap *features.Snapshot) float64 {
 	worst := 0.0
 	for _, c := range snap.Topology.Components {
 		if v := snap.Value(dhalion.ComponentTarget(snap.Job, c.Name), string(dhalion.Backpressured)); v > worst {
 			worst = v
 		}
+	}
+	pace := snap.Value(of.Target, "trend("+string(dhalion.CheckpointFailures)+")") * snap.Value(of.Target, string(dhalion.CheckpointInterval))
+	if pace > 0.5 {
+		return 0
 	}
 	return math.Min(1, 2*worst)
 }

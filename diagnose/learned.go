@@ -3,10 +3,14 @@ package diagnose
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	bits "encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	dhalion "github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/features"
@@ -36,7 +40,8 @@ func seatOf(p dhalion.Pair) seat { return seat{p.Cause, p.Target.Kind} }
 // Learned is what training made: a classifier a seat, how loud each voice is, how
 // probabilities are calibrated, and what was seen in training.
 type Learned struct {
-	ID          string // of the artefact
+	ID          string // of the artefact; empty until it is encoded
+	About       About
 	Classifiers map[seat]models.Model
 	Familiar    map[dhalion.TargetKind]*Familiar
 	// Fused combines all voices, Alone those that remain where the classifier has none.
@@ -83,7 +88,7 @@ func Train(ctx context.Context, examples []Example, opt TrainOptions) (*Learned,
 		return nil, errors.New("diagnose: train: no examples")
 	}
 	folds := foldsOf(examples)
-	m := &Learned{Classifiers: map[seat]models.Model{}, Familiar: map[dhalion.TargetKind]*Familiar{}, columns: map[dhalion.TargetKind][]int{}}
+	m := &Learned{About: about(examples, rows, opt), Classifiers: map[seat]models.Model{}, Familiar: map[dhalion.TargetKind]*Familiar{}, columns: map[dhalion.TargetKind][]int{}}
 	for _, kind := range dhalion.TargetKinds {
 		m.columns[kind] = columnsOf(kind)
 		m.Familiar[kind] = newFamiliar(kind, m.columns[kind], examples, folds)
@@ -142,6 +147,31 @@ func Train(ctx context.Context, examples []Example, opt TrainOptions) (*Learned,
 		return nil, err
 	}
 	return m, nil
+}
+
+// about is what a model will say of where it comes from.
+func about(examples []Example, rows []exampleRow, opt TrainOptions) About {
+	a := About{Learner: opt.Learner.Name(), Seed: opt.Seed, Windows: len(examples)}
+	families, incidents := map[string]int{}, map[string]int{}
+	sum := sha256.New()
+	number := func(v float64) { _ = bits.Write(sum, bits.BigEndian, math.Float64bits(v)) }
+	for _, r := range rows {
+		e := examples[r.example]
+		families[e.Family] = 0
+		if r.holds == 1 {
+			incidents[e.Incident] = 0
+		}
+		fmt.Fprintf(sum, "%s %s %s %s\n", e.Run, e.At.UTC().Format(time.RFC3339Nano), r.Cause, r.Target)
+		number(r.holds)
+		number(r.weight)
+		number(r.Rules)
+		number(r.Synthesis)
+		for _, v := range r.Vector.Values {
+			number(v)
+		}
+	}
+	a.Families, a.Incidents, a.Data = sorted(families), len(incidents), hex.EncodeToString(sum.Sum(nil))
+	return a
 }
 
 // exampleRow is a pair of an example of which it is known whether it holds.

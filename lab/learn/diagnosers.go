@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"maps"
 	"math"
+	"slices"
+	"strings"
 
 	"github.com/dhalion-go/dhalion/diagnose"
 	"github.com/dhalion-go/dhalion/models"
@@ -51,23 +54,36 @@ func diagnosers(seed uint64) []diagnoser {
 			}, nil
 		}},
 	}
-	for _, name := range []string{"forest", "booster"} {
-		learner := learners()[name]
+	for _, name := range slices.Sorted(maps.Keys(learners())) {
+		// What a learner says alone and in the fusion comes from one training.
+		trained := map[string]*diagnose.Learned{}
+		train := func(ctx context.Context, from []window) (*diagnose.Learned, error) {
+			key := shapesOf(from)
+			if m := trained[key]; m != nil {
+				return m, nil
+			}
+			m, err := diagnose.Train(ctx, examples(from), diagnose.TrainOptions{Learner: learners()[name], Seed: seed})
+			trained[key] = m
+			return m, err
+		}
 		all = append(all,
 			diagnoser{name, func(ctx context.Context, from []window) (func(window) []float64, error) {
-				m, err := diagnose.Train(ctx, examples(from), diagnose.TrainOptions{Learner: learner, Seed: seed})
-				if err != nil {
-					return nil, err
-				}
-				return func(w window) []float64 { return m.Classified(w.Cases) }, nil
+				m, err := train(ctx, from)
+				return func(w window) []float64 { return m.Classified(w.Cases) }, err
 			}},
 			diagnoser{"fusion with " + name, func(ctx context.Context, from []window) (func(window) []float64, error) {
-				m, err := diagnose.Train(ctx, examples(from), diagnose.TrainOptions{Learner: learner, Seed: seed})
-				if err != nil {
-					return nil, err
-				}
-				return func(w window) []float64 { return m.Probabilities(w.Cases) }, nil
+				m, err := train(ctx, from)
+				return func(w window) []float64 { return m.Probabilities(w.Cases) }, err
 			}})
 	}
 	return all
+}
+
+// shapesOf names what windows are of.
+func shapesOf(all []window) string {
+	shapes := map[string]bool{}
+	for _, w := range all {
+		shapes[w.Family] = true
+	}
+	return strings.Join(slices.Sorted(maps.Keys(shapes)), " ")
 }
