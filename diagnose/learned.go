@@ -146,7 +146,27 @@ func Train(ctx context.Context, examples []Example, opt TrainOptions) (*Learned,
 	if m.Alone, err = fitFusion(alone); err != nil {
 		return nil, err
 	}
+	m.calibrate(fused, rows, folds)
 	return m, nil
+}
+
+// calibrate chooses how the combination's probabilities are bent, judged on families
+// that the bend has not seen.
+func (m *Learned) calibrate(fused []said, rows []exampleRow, folds []int) {
+	var p, weight []float64
+	var holds []bool
+	var fold []int
+	n := 0
+	for _, r := range rows {
+		if !r.sure {
+			continue
+		}
+		z, _ := m.Fused.logOdds(fused[n].cause, fused[n].spoken)
+		p, holds, weight = append(p, logistic(z)), append(holds, r.holds == 1), append(weight, r.weight)
+		fold = append(fold, folds[r.example])
+		n++
+	}
+	m.Calibration = models.Calibrate(p, holds, weight, fold)
 }
 
 // about is what a model will say of where it comes from.

@@ -14,7 +14,7 @@ import (
 	"github.com/dhalion-go/dhalion/plan/planfile"
 )
 
-// diagnosisJSON is the answer of diagnose; model is null until models are.
+// diagnosisJSON is the answer of diagnose; model is null where the rules answer alone.
 type diagnosisJSON struct {
 	Job       dhalion.JobID       `json:"job"`
 	At        time.Time           `json:"at"`
@@ -42,7 +42,8 @@ func (a *app) diagnoseCommand() *cobra.Command {
 		Example: `  dhalion diagnose wordcount
   dhalion diagnose wordcount --at 2026-11-22T08:40:16.879Z --window 60s
   dhalion diagnose wordcount --policy mine.yaml --param slow=1.5 -o json
-  dhalion diagnose wordcount --beside paper`,
+  dhalion diagnose wordcount --beside paper
+  dhalion diagnose wordcount --model default`,
 		Args:              one("JOB"),
 		ValidArgsFunction: a.completeJob(),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -96,6 +97,7 @@ func (a *app) diagnoseCommand() *cobra.Command {
 		},
 	}
 	a.judgeFlags(c, &f)
+	a.modelFlag(c, &f)
 	c.Flags().StringVar(&beside, "beside", "", "show beside it what another `policy` says, such as paper")
 	return c
 }
@@ -103,7 +105,11 @@ func (a *app) diagnoseCommand() *cobra.Command {
 func (e *evaluation) json() diagnosisJSON {
 	w := e.result.Window
 	w.Start, w.End = w.Start.UTC(), w.End.UTC()
-	return diagnosisJSON{Job: e.job, At: e.at.UTC(), Window: w, Diagnoses: evidenced(e.result.Diagnoses), Unknown: list(e.result.Unknown)}
+	answer := diagnosisJSON{Job: e.job, At: e.at.UTC(), Window: w, Diagnoses: evidenced(e.result.Diagnoses), Unknown: list(e.result.Unknown)}
+	if e.model != nil {
+		answer.Model = &e.model.ID
+	}
+	return answer
 }
 
 // evidenced makes lists of evidence that are there, be they empty.

@@ -127,6 +127,7 @@ func (a *app) explainCommand() *cobra.Command {
 		},
 	}
 	a.judgeFlags(c, &f)
+	a.modelFlag(c, &f)
 	c.Flags().StringVar(&causeFlag, "cause", "", "only this `cause`")
 	c.Flags().StringVar(&targetFlag, "target", "", "only this `target`: counter, counter[3], tm-2, job")
 	causes := make([]string, len(dhalion.Causes))

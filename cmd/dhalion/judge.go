@@ -35,9 +35,11 @@ type judgeFlags struct {
 	window time.Duration
 	policy string
 	params []string
+	model  string // of diagnose and explain
 
 	changed     func(flag string) bool // whether the command line has it
 	loaded      *policy.Policy         // by check
+	learned     *diagnose.Learned      // by check; nil: rules only
 	sourceRates map[string]float64     // by loadPolicy
 }
 
@@ -60,6 +62,9 @@ func (f *judgeFlags) check() (err error) {
 		return usagef("--window %s is negative", f.window)
 	}
 	if _, err := f.time(); err != nil {
+		return err
+	}
+	if f.learned, err = loadModel(f.model); err != nil {
 		return err
 	}
 	f.loaded, err = f.loadPolicy()
@@ -275,7 +280,8 @@ type evaluation struct {
 	at      time.Time
 	policy  *policy.Policy
 	history *segment.History
-	result  *diagnose.Result // nil when only the history was asked for
+	result  *diagnose.Result  // nil when only the history was asked for
+	model   *diagnose.Learned // that the result is combined with; nil: rules only
 
 	flags judgeFlags // with the policy that holds for this job
 
@@ -332,6 +338,10 @@ func (a *app) evaluate(ctx context.Context, st *store.Store, ref string, f judge
 	}
 	if e.result, err = diagnose.Evaluate(e.history, e.at, e.policy); err != nil {
 		return nil, err
+	}
+	// A policy that decides yes or no leaves nothing to be combined.
+	if f.learned != nil && e.policy.Decisions != policy.DecideBinary {
+		e.result, e.model = e.result.Fuse(f.learned), f.learned
 	}
 	return e, nil
 }

@@ -19,6 +19,9 @@ func learners() map[string]models.Learner {
 	}
 }
 
+// shipped is the learner of the default model.
+const shipped = "booster"
+
 func diagnosers(seed uint64) []diagnoser {
 	rules := func(w window) []float64 {
 		p := make([]float64, len(w.Cases))

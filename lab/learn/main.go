@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dhalion-go/dhalion/diagnose"
 	"github.com/dhalion-go/dhalion/features"
 	"github.com/dhalion-go/dhalion/lab/recorded"
 	"github.com/dhalion-go/dhalion/plan/policy"
@@ -28,6 +29,7 @@ func main() {
 	cache := flag.String("cache", "", "`file` that keeps the judged windows between two calls")
 	only := flag.String("only", "", "diagnosers to measure, by name, with commas between (default: all)")
 	seed := flag.Uint64("seed", 1, "of learners and resamples")
+	out := flag.String("out", "", "also train the fusion with the booster on the whole corpus, and write the model to this `file`")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: learn [flags] CORPUS")
 		flag.PrintDefaults()
@@ -39,13 +41,13 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, flag.Arg(0), *cache, strings.Split(*only, ","), *seed); err != nil {
+	if err := run(ctx, flag.Arg(0), *cache, strings.Split(*only, ","), *seed, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "learn:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, corpus, cache string, only []string, seed uint64) error {
+func run(ctx context.Context, corpus, cache string, only []string, seed uint64, out string) error {
 	all, err := load(ctx, corpus, cache)
 	if err != nil {
 		return err
@@ -70,8 +72,31 @@ func run(ctx context.Context, corpus, cache string, only []string, seed uint64) 
 		scores = append(scores, s)
 		s.print(os.Stdout)
 	}
-	compare(os.Stdout, scores, all, seed)
-	return nil
+	compare(os.Stdout, scores, seed)
+	if out == "" {
+		return nil
+	}
+	return write(ctx, out, all, scores, seed)
+}
+
+// write trains the default model on everything, and lets it say what one that had not
+// seen a shape came to on it.
+func write(ctx context.Context, file string, all []window, scores []score, seed uint64) error {
+	m, err := diagnose.Train(ctx, examples(all), diagnose.TrainOptions{Learner: learners()[shipped], Seed: seed})
+	if err != nil {
+		return err
+	}
+	for _, s := range scores {
+		if s.name == "fusion with "+shipped {
+			m.About.Metrics = s.metrics()
+		}
+	}
+	artefact, err := m.Encode()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nmodel %s, %d kB, of %d incidents, to %s\n", m.ID, len(artefact)>>10, m.About.Incidents, file)
+	return os.WriteFile(file, artefact, 0o644)
 }
 
 func load(ctx context.Context, corpus, cache string) (all []window, err error) {

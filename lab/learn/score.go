@@ -219,6 +219,17 @@ func at(t dhalion.Target) string {
 	return t.Component
 }
 
+// metrics are a score's figures, for the model's own word of itself.
+func (s score) metrics() map[string]float64 {
+	share := func(t tally) float64 { return float64(t.right) / float64(max(1, t.all)) }
+	m := map[string]float64{"log_loss": s.loss, "calibration_error": s.ece, "calibration_n": float64(s.n),
+		"compounds": share(s.compound), "compounds_n": float64(s.compound.all), "quiet_alarms": 1 - share(s.alarms), "quiet_n": float64(s.alarms.all)}
+	if t := s.first["60 s moderate+strong"]; t != nil {
+		m["first_at_60s"], m["first_at_60s_n"] = share(*t), float64(t.all)
+	}
+	return m
+}
+
 func (s score) print(w io.Writer) {
 	fmt.Fprintf(w, "\n%s (%.0f s)\n", s.name, s.took.Seconds())
 	for _, key := range slices.Sorted(maps.Keys(s.first)) {
@@ -241,7 +252,7 @@ func (s score) print(w io.Writer) {
 
 // compare prints every diagnoser beside the last, with the paired difference of log
 // losses.
-func compare(w io.Writer, scores []score, _ []window, seed uint64) {
+func compare(w io.Writer, scores []score, seed uint64) {
 	if len(scores) < 2 {
 		return
 	}
