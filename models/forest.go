@@ -87,16 +87,14 @@ func (im Imputed) fill(x, into []float64) {
 
 // Predict is the mean of the trees' shares.
 func (m *Grown) Predict(x, into []float64) {
-	filled := make([]float64, 2*len(x))
-	m.Imputed.fill(x, filled)
 	clear(into)
 	for _, t := range m.Trees {
-		n := t[0]
+		n := &t[0]
 		for n.Left != 0 {
-			if filled[n.Feature] <= n.Limit {
-				n = t[n.Left]
+			if m.Imputed.value(x, int(n.Feature)) <= n.Limit {
+				n = &t[n.Left]
 			} else {
-				n = t[n.Right]
+				n = &t[n.Right]
 			}
 		}
 		sum := 0
@@ -104,9 +102,27 @@ func (m *Grown) Predict(x, into []float64) {
 			sum += c
 		}
 		for k, c := range n.Counts {
-			into[k] += float64(c) / float64(sum) / float64(len(m.Trees))
+			into[k] += float64(c) / float64(sum)
 		}
 	}
+	for k := range into {
+		into[k] /= float64(len(m.Trees))
+	}
+}
+
+// value is one value of the row that fill would write.
+func (im Imputed) value(x []float64, f int) float64 {
+	n := len(x)
+	if f >= n {
+		if math.IsNaN(x[f-n]) {
+			return 1
+		}
+		return 0
+	}
+	if math.IsNaN(x[f]) {
+		return im.Medians[f]
+	}
+	return x[f]
 }
 
 // Fit learns.

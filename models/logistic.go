@@ -44,14 +44,22 @@ func (m *Linear) row(x, into []float64) {
 
 // Predict is the logistic function of the weighted sum.
 func (m *Linear) Predict(x, into []float64) {
-	row := make([]float64, 1+2*len(x))
-	m.row(x, row)
+	n := len(m.Mean)
+	sums := into[len(into)-len(m.Weights):]
 	for k, beta := range m.Weights {
-		z := 0.0
-		for i, b := range beta {
-			z += b * row[i]
+		sums[k] = beta[0]
+	}
+	for f, v := range x[:n] {
+		at, z := 1+f, math.Max(-bound, math.Min(bound, (v-m.Mean[f])/m.Scale[f]))
+		if math.IsNaN(v) {
+			at, z = 1+n+f, 1
 		}
-		into[len(into)-len(m.Weights)+k] = sigmoid(z)
+		for k, beta := range m.Weights {
+			sums[k] += beta[at] * z
+		}
+	}
+	for k, z := range sums {
+		sums[k] = sigmoid(z)
 	}
 	if len(m.Weights) == 1 {
 		into[0] = 1 - into[1]
