@@ -12,7 +12,7 @@ func TestADecodedModelAnswersAsBefore(t *testing.T) {
 	for _, classes := range []int{2, 3} {
 		d := blobs(300, 3, classes, .1, 2)
 		for _, l := range learners() {
-			if l.Name() == "naive" {
+			if l.Name() == "naive-bayes" {
 				continue // has no code
 			}
 			m := fit(t, l, d, 1)

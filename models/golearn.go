@@ -174,8 +174,8 @@ func thin(d *Data, f, bins int) []float64 {
 // of its known values that it lies in, or unknown. Rows are drawn as for CART.
 type NaiveBayes struct{}
 
-// Name is "naive".
-func (NaiveBayes) Name() string { return "naive" }
+// Name is "naive-bayes".
+func (NaiveBayes) Name() string { return "naive-bayes" }
 
 // Naive is what NaiveBayes learns: for each class the sum of logarithms of a row of
 // which nothing is true, and what each bit that is true adds. A feature has one
