@@ -478,3 +478,14 @@ func (m *Learned) Classified(cases []Case) []float64 {
 	}
 	return out
 }
+
+// Judges names the causes that the model has classifiers for, sorted.
+func (m *Learned) Judges() []string {
+	var out []string
+	for _, s := range seats() {
+		if m.Classifiers[s] != nil && !slices.Contains(out, string(s.Cause)) {
+			out = append(out, string(s.Cause))
+		}
+	}
+	return out
+}

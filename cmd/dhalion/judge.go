@@ -39,7 +39,6 @@ type judgeFlags struct {
 
 	changed     func(flag string) bool // whether the command line has it
 	loaded      *policy.Policy         // by check
-	learned     *diagnose.Learned      // by check; nil: rules only
 	sourceRates map[string]float64     // by loadPolicy
 }
 
@@ -62,9 +61,6 @@ func (f *judgeFlags) check() (err error) {
 		return usagef("--window %s is negative", f.window)
 	}
 	if _, err := f.time(); err != nil {
-		return err
-	}
-	if f.learned, err = loadModel(f.model); err != nil {
 		return err
 	}
 	f.loaded, err = f.loadPolicy()
@@ -340,10 +336,13 @@ func (a *app) evaluate(ctx context.Context, st *store.Store, ref string, f judge
 		return nil, err
 	}
 	// A policy that decides yes or no leaves nothing to be combined.
-	if f.learned != nil && e.policy.Decisions != policy.DecideBinary {
-		e.result, e.model = e.result.Fuse(f.learned), f.learned
+	if e.policy.Decisions == policy.DecideBinary {
+		return e, nil
 	}
-	return e, nil
+	if e.model, err = a.model(ctx, st, f.model); err == nil && e.model != nil {
+		e.result = e.result.Fuse(e.model)
+	}
+	return e, err
 }
 
 // findJob finds a job by id or bare name, and says which jobs there are when it

@@ -117,7 +117,7 @@ Exit codes: 0 done or nothing to do, 1 failure, 2 changes proposed, 3 stale,
 		}
 	}
 	add("history", a.ingestCommand(), a.recordCommand(), a.jobsCommand(), a.historyCommand(), a.exportCommand(), a.forgetCommand(), a.metricsCommand())
-	add("judge", a.detectCommand(), a.diagnoseCommand(), a.explainCommand(), a.runCommand(), a.policyCommand())
+	add("judge", a.detectCommand(), a.diagnoseCommand(), a.explainCommand(), a.runCommand(), a.policyCommand(), a.incidentsCommand(), a.trainCommand(), a.modelsCommand(), a.evaluateModelCommand())
 	add("plan", a.planCommand(), a.showCommand(), a.approveCommand(), a.discardCommand(), a.applyCommand(), a.outcomesCommand(), a.rollbackCommand(), a.logCommand())
 	add("other", a.doctorCommand(), a.dbCommand(), a.configCommand(), a.versionCommand())
 	root.SetHelpCommandGroupID("other")

@@ -19,8 +19,8 @@ var builtInModel []byte
 
 // modelFlag lets a command combine the rules with a model.
 func (a *app) modelFlag(c *cobra.Command, f *judgeFlags) {
-	c.Flags().StringVar(&f.model, "model", noModel, "combine the rules with a `model`: default (it comes with the program), a file, or none")
-	a.complete(c, "model", noModel, "default")
+	c.Flags().StringVar(&f.model, "model", noModel, "combine the rules with a `model`: default (it comes with the program), active, an id, a file, or none")
+	a.complete(c, "model", noModel, "default", "active")
 }
 
 // loadModel is the model that a flag names, nil for none.

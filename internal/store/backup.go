@@ -72,7 +72,21 @@ type sequenceState struct {
 // parts. plan_transitions is not among them: a migration fills it.
 var backedUp = []string{
 	"jobs", "inputs", "segments", "topologies", "findings", "plans", "approvals",
-	"leases", "journal", "outcomes", "incidents", "log",
+	"leases", "journal", "outcomes", "incidents", "models", "promotions", "log",
+}
+
+// present are the tables of backedUp that a database has: an older one, which is
+// backed up before it is migrated, has fewer.
+func present(ctx context.Context, tx pgx.Tx) ([]string, error) {
+	rows, err := tx.Query(ctx, `SELECT relname::text FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relname = ANY ($1)`, backedUp)
+	if err != nil {
+		return nil, fmt.Errorf("store: list tables: %w", err)
+	}
+	there, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("store: list tables: %w", err)
+	}
+	return slices.DeleteFunc(slices.Clone(backedUp), func(table string) bool { return !slices.Contains(there, table) }), nil
 }
 
 // BackupReport says what a backup has.
@@ -130,9 +144,13 @@ func Backup(ctx context.Context, url string, w io.Writer, now time.Time) (rep Ba
 }
 
 func backup(ctx context.Context, tx pgx.Tx, w io.Writer, rep *BackupReport) error {
+	tables, err := present(ctx, tx)
+	if err != nil {
+		return err
+	}
 	// What is locked is not dropped until its part is written: dropping a partition
 	// is no matter of snapshots.
-	if _, err := tx.Exec(ctx, `SET LOCAL statement_timeout = 0; LOCK TABLE `+strings.Join(backedUp, ", ")+` IN ACCESS SHARE MODE`); err != nil {
+	if _, err := tx.Exec(ctx, `SET LOCAL statement_timeout = 0; LOCK TABLE `+strings.Join(tables, ", ")+` IN ACCESS SHARE MODE`); err != nil {
 		return fmt.Errorf("store: backup: %w", err)
 	}
 	if _, err := io.WriteString(w, backupMagic); err != nil {
@@ -147,14 +165,14 @@ func backup(ctx context.Context, tx pgx.Tx, w io.Writer, rep *BackupReport) erro
 	if err := out.json(backupHeader{rep.Schema, rep.At}); err != nil {
 		return fmt.Errorf("store: backup: %w", err)
 	}
-	for _, table := range backedUp {
+	for _, table := range tables {
 		rows, err := out.part(ctx, tx, table)
 		if err != nil {
 			return fmt.Errorf("store: backup %s: %w", table, err)
 		}
 		rep.Rows[table] = rows
 	}
-	trailer := backupTrailer{Parts: len(backedUp)}
+	trailer := backupTrailer{Parts: len(tables)}
 	if trailer.Sequences, err = sequences(ctx, tx); err != nil {
 		return fmt.Errorf("store: backup sequences: %w", err)
 	}
@@ -537,13 +555,17 @@ func (b *blockReader) restore(ctx context.Context, tx pgx.Tx, schema schema, hav
 
 // replaceable refuses a database that is not empty, unless it is to be replaced.
 func replaceable(ctx context.Context, tx pgx.Tx, opts RestoreOptions) error {
-	if _, err := tx.Exec(ctx, `LOCK TABLE `+strings.Join(backedUp, ", ")+` IN ACCESS EXCLUSIVE MODE`); err != nil {
+	tables, err := present(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `LOCK TABLE `+strings.Join(tables, ", ")+` IN ACCESS EXCLUSIVE MODE`); err != nil {
 		return fmt.Errorf("store: restore: %w", err)
 	}
 	if opts.Force {
 		return nil
 	}
-	for _, table := range backedUp {
+	for _, table := range tables {
 		var rows int64
 		if err := tx.QueryRow(ctx, `SELECT count(*) FROM `+table).Scan(&rows); err != nil {
 			return fmt.Errorf("store: restore: %w", err)

@@ -1,0 +1,527 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/internal/store"
+	"github.com/dhalion-go/dhalion/plan/planfile"
+)
+
+func (a *app) incidentsCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "incidents",
+		Short: "Keep what really was wrong, where and when: what train learns from",
+		Long: `Keep incidents: labelled stretches of a job's history that say what really was wrong,
+where, from when to when, and how certain that is. Outcomes of plans add some by themselves,
+with a certainty of at most 0.7; train learns from them and is never judged by them.`,
+		Example: `  dhalion incidents import labels.csv
+  dhalion incidents add prod/orders --cause slow_instance --target 'count[2]' --start 2026-11-22T08:39:16Z --end 2026-11-22T08:40:19Z
+  dhalion incidents list prod/orders`,
+	}
+	c.AddCommand(a.incidentsImport(), a.incidentsAdd(), a.incidentsList(), a.incidentsRemove(), a.incidentsExport())
+	return c
+}
+
+func (a *app) incidentsImport() *cobra.Command {
+	engine, source, as, certainty := "file", "", "", 1.0
+	c := &cobra.Command{
+		Use:   "import FILE…",
+		Short: "Take in labels from CSV, or from what incidents export writes",
+		Long: `Take in labels. A CSV file has the columns job, cause, start and end, and may have
+target_vertex, target_subtask, target_worker, note, incident, shape or family, certainty. A row
+without a target is about the job; the cause "none" says that nothing was wrong. Rows with one
+incident belong together; jobs of one shape are alike. A file is taken in as a whole or not at
+all, and a second time changes nothing. The jobs' histories must be known first.`,
+		Example: "  dhalion incidents import labels.csv\n  dhalion incidents import labels.csv --engine prod --source on-call",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !(certainty > 0 && certainty <= 1) {
+				return usagef("--certainty %v is not above 0 and at most 1", certainty)
+			}
+			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				type came struct {
+					File  string `json:"file"`
+					Added int    `json:"added"`
+					Known int    `json:"known"`
+				}
+				var all []came
+				for _, name := range args {
+					data, err := os.ReadFile(name)
+					if err != nil {
+						return err
+					}
+					l := labelReader{engine: engine, source: source, certainty: certainty, name: name, components: map[dhalion.JobID][]string{}, ctx: ctx, st: st}
+					if l.source == "" {
+						l.source = "import " + filepath.Base(name)
+					}
+					incidents, err := l.read(data)
+					if err != nil {
+						return err
+					}
+					added, err := st.AddIncidents(ctx, incidents, a.named(as), a.now())
+					if err != nil {
+						return labelled(err)
+					}
+					all = append(all, came{name, added, len(incidents) - added})
+				}
+				if a.json() {
+					return a.writeJSON(struct {
+						Files []came `json:"files"`
+					}{all})
+				}
+				for _, f := range all {
+					a.printf("%s: %d added, %d known already\n", plain(f.File), f.Added, f.Known)
+				}
+				a.next([2]string{"dhalion incidents list", "see them"}, [2]string{"dhalion train", "learn from them"})
+				return nil
+			})
+		},
+	}
+	c.Flags().StringVar(&engine, "engine", engine, "first part of the ids of jobs that the file names without one")
+	c.Flags().StringVar(&source, "source", "", "where the labels come from (default: import and the file's name)")
+	c.Flags().Float64Var(&certainty, "certainty", certainty, "of labels that do not say their own, above 0 to 1")
+	c.Flags().StringVar(&as, "as", "", "`person` who says so (default: the user)")
+	return c
+}
+
+// named is who does something: as said, else the user.
+func (a *app) named(as string) string {
+	if as != "" {
+		return as
+	}
+	return a.person()
+}
+
+// labelled says what mends a label of a job that nobody knows.
+func labelled(err error) error {
+	var missing *store.NotFoundError
+	if errors.As(err, &missing) && missing.What == "job" {
+		return hinted(fmt.Errorf("incidents: nothing is known of job %s", missing.Ref), "ingest its history first: dhalion ingest FILE")
+	}
+	return err
+}
+
+// labelReader reads the labels of one file.
+type labelReader struct {
+	engine, source, name string
+	certainty            float64
+	components           map[dhalion.JobID][]string
+
+	ctx context.Context
+	st  *store.Store
+}
+
+func (l *labelReader) read(data []byte) ([]store.Incident, error) {
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	if t := bytes.TrimLeft(data, " \t\r\n"); len(t) > 0 && t[0] == '{' {
+		return l.json(data)
+	}
+	return l.csv(data)
+}
+
+// incidentsFile is what incidents export writes, and import reads.
+type incidentsFile struct {
+	Version   int              `json:"version"`
+	Incidents []store.Incident `json:"incidents"`
+}
+
+func (l *labelReader) json(data []byte) ([]store.Incident, error) {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	var e incidentsFile
+	if err := d.Decode(&e); err != nil {
+		return nil, fmt.Errorf("%s:%d: %w", l.name, 1+bytes.Count(data[:min(len(data), int(d.InputOffset()))], []byte("\n")), err)
+	}
+	if e.Version != 1 || d.More() {
+		return nil, fmt.Errorf("%s: it is no file of incidents of version 1", l.name)
+	}
+	for i, in := range e.Incidents {
+		if err := check(in); err != nil {
+			return nil, fmt.Errorf("%s: incident %d: %w", l.name, i+1, err)
+		}
+	}
+	return e.Incidents, nil
+}
+
+// check says what is wrong with an incident.
+func check(in store.Incident) error {
+	switch {
+	case in.Job.Name() == "" || in.Target.Job != in.Job:
+		return fmt.Errorf("its job %q is not that of its target, or no job's id", in.Job)
+	case in.Cause != "" && !in.Cause.Valid():
+		return fmt.Errorf("there is no cause %q", in.Cause)
+	case in.Start.IsZero() || !in.End.After(in.Start):
+		return fmt.Errorf("it ends at %s and begins at %s", stamp(in.End), stamp(in.Start))
+	case !(in.Certainty > 0 && in.Certainty <= 1):
+		return fmt.Errorf("its certainty %v is not above 0 and at most 1", in.Certainty)
+	case in.Source == "":
+		return errors.New("it does not say where it comes from")
+	}
+	return nil
+}
+
+// columns that a file of labels may have; others are left alone.
+var labelColumns = []string{"job", "cause", "start", "end"}
+
+func (l *labelReader) csv(data []byte) ([]store.Incident, error) {
+	r := csv.NewReader(bytes.NewReader(data))
+	header, err := r.Read()
+	if errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: it is empty", l.name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", l.name, err)
+	}
+	at := map[string]int{}
+	for i, name := range header {
+		at[strings.TrimSpace(name)] = i
+	}
+	for _, name := range labelColumns {
+		if _, ok := at[name]; !ok {
+			return nil, fmt.Errorf("%s:1: there is no column %s", l.name, name)
+		}
+	}
+	var all []store.Incident
+	for {
+		row, err := r.Read()
+		if errors.Is(err, io.EOF) {
+			return all, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", l.name, err)
+		}
+		line, _ := r.FieldPos(0)
+		in, column, err := l.row(func(name string) string {
+			if i, ok := at[name]; ok {
+				return strings.TrimSpace(row[i])
+			}
+			return ""
+		})
+		if err != nil {
+			_, place := r.FieldPos(at[column])
+			return nil, fmt.Errorf("%s:%d:%d: %w", l.name, line, place, err)
+		}
+		all = append(all, in)
+	}
+}
+
+// row is one label; an error comes with the column that it is about.
+func (l *labelReader) row(get func(column string) string) (in store.Incident, column string, err error) {
+	job := get("job")
+	if job == "" {
+		return in, "job", errors.New("it names no job")
+	}
+	if !strings.Contains(job, "/") {
+		job = l.engine + "/" + job
+	}
+	in.Job, in.Certainty, in.Source, in.Note, in.Name = dhalion.JobID(job), l.certainty, l.source, get("note"), get("incident")
+	if in.Family = get("family"); in.Family == "" {
+		in.Family = get("shape")
+	}
+	if in.Cause = dhalion.Cause(get("cause")); in.Cause == "none" {
+		in.Cause = ""
+	} else if !in.Cause.Valid() {
+		return in, "cause", fmt.Errorf("there is no cause %q", in.Cause)
+	}
+	for column, into := range map[string]*time.Time{"start": &in.Start, "end": &in.End} {
+		if *into, err = parseTime(column, get(column)); err != nil {
+			return in, column, errors.New(strings.TrimPrefix(err.Error(), column+" "))
+		}
+	}
+	if s := get("certainty"); s != "" {
+		if in.Certainty, err = strconv.ParseFloat(s, 64); err != nil {
+			return in, "certainty", fmt.Errorf("%q is no number", s)
+		}
+	}
+	if in.Target, column, err = l.target(in, get("target_vertex"), get("target_subtask"), get("target_worker")); err != nil {
+		return in, column, err
+	}
+	return in, "start", check(in)
+}
+
+func (l *labelReader) target(in store.Incident, vertex, subtask, worker string) (dhalion.Target, string, error) {
+	switch {
+	case worker != "":
+		return dhalion.WorkerTarget(in.Job, worker), "", nil
+	case vertex == "":
+		return dhalion.JobTarget(in.Job), "", nil
+	}
+	component, err := l.component(in.Job, vertex)
+	if err != nil {
+		return dhalion.Target{}, "target_vertex", err
+	}
+	// An instance is the target only of what is an instance's.
+	if subtask == "" || in.Cause != dhalion.SlowInstance && in.Cause != dhalion.DataSkew {
+		return dhalion.ComponentTarget(in.Job, component), "", nil
+	}
+	n, err := strconv.Atoi(subtask)
+	if err != nil || n < 0 {
+		return dhalion.Target{}, "target_subtask", fmt.Errorf("%q is no instance's number", subtask)
+	}
+	return dhalion.InstanceTarget(in.Job, component, n), "", nil
+}
+
+// component is the job's component of a name, or of that name without what Flink
+// puts around it. A job without a topology is believed.
+func (l *labelReader) component(job dhalion.JobID, name string) (string, error) {
+	known, ok := l.components[job]
+	if !ok {
+		topologies, err := l.st.Topologies(l.ctx, job, time.Time{}, time.Now().Add(24*time.Hour))
+		if err != nil {
+			return "", err
+		}
+		for _, t := range topologies {
+			for _, c := range t.Components {
+				if !slices.Contains(known, c.Name) {
+					known = append(known, c.Name)
+				}
+			}
+		}
+		l.components[job] = known
+	}
+	if len(known) == 0 || slices.Contains(known, name) {
+		return name, nil
+	}
+	bare := func(s string) string {
+		return strings.TrimSpace(strings.TrimSuffix(strings.TrimPrefix(s, "Source: "), ": Writer"))
+	}
+	for _, c := range known {
+		if bare(c) == bare(name) {
+			return c, nil
+		}
+	}
+	return "", fmt.Errorf("job %s has no component %q: there are %s", job, name, strings.Join(known, ", "))
+}
+
+func (a *app) incidentsAdd() *cobra.Command {
+	var causes []string
+	var target, start, end, note, name, family, as string
+	certainty := 1.0
+	c := &cobra.Command{
+		Use:   "add JOB",
+		Short: "Say by hand what was wrong",
+		Example: `  dhalion incidents add prod/orders --cause slow_instance --target 'count[2]' --start 2026-11-22T08:39:16Z --end 2026-11-22T08:40:19Z
+  dhalion incidents add prod/orders --cause none --start 2026-11-22T08:00:00Z --end 2026-11-22T08:30:00Z`,
+		Args:              one("JOB"),
+		ValidArgsFunction: a.completeJob(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			from, err := parseTime("--start", start)
+			if err != nil {
+				return err
+			}
+			to, err := parseTime("--end", end)
+			if err != nil {
+				return err
+			}
+			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				job, err := findJob(ctx, st, args[0])
+				if err != nil {
+					return err
+				}
+				l := labelReader{components: map[dhalion.JobID][]string{}, ctx: ctx, st: st}
+				var all []store.Incident
+				for _, text := range causes {
+					in := store.Incident{Name: name, Family: family, Incident: dhalion.Incident{Job: job, Start: from, End: to, Certainty: certainty, Source: "by hand", Note: note}}
+					if text != "none" {
+						if in.Cause, err = parseCause(text); err != nil {
+							return err
+						}
+					}
+					if in.Target, err = l.given(job, target); err != nil {
+						return err
+					}
+					if err := check(in); err != nil {
+						return usagef("%s", err)
+					}
+					all = append(all, in)
+				}
+				if len(all) == 0 {
+					return usagef("--cause says what was wrong; none: nothing was")
+				}
+				added, err := st.AddIncidents(ctx, all, a.named(as), a.now())
+				if err != nil {
+					return labelled(err)
+				}
+				if a.json() {
+					return a.writeJSON(map[string]int{"added": added, "known": len(all) - added})
+				}
+				if added == 0 {
+					a.printf("That is known already.\n")
+					return nil
+				}
+				a.printf("Noted: %s at %s, %s to %s.\n", strings.Join(causes, ", "), planfile.Where(all[0].Target), when(from), when(to))
+				return nil
+			})
+		},
+	}
+	c.Flags().StringSliceVar(&causes, "cause", nil, "`cause` that held, or none; may be repeated")
+	c.Flags().StringVar(&target, "target", "job", "where: count, 'count[2]', worker:tm-1 or job")
+	c.Flags().StringVar(&start, "start", "", "from this `time`")
+	c.Flags().StringVar(&end, "end", "", "to this `time`")
+	c.Flags().Float64Var(&certainty, "certainty", certainty, "how certain that is, above 0 to 1")
+	c.Flags().StringVar(&note, "note", "", "what else there is to say")
+	c.Flags().StringVar(&name, "incident", "", "`name` that rows of one incident share")
+	c.Flags().StringVar(&family, "family", "", "`name` that jobs of one kind share: a model is tried on kinds that it has not seen")
+	c.Flags().StringVar(&as, "as", "", "`person` who says so (default: the user)")
+	a.complete(c, "cause", causeNames()...)
+	return c
+}
+
+func causeNames() []string {
+	names := []string{"none"}
+	for _, c := range dhalion.Causes {
+		names = append(names, string(c))
+	}
+	return names
+}
+
+// given is the target that a flag names.
+func (l *labelReader) given(job dhalion.JobID, text string) (dhalion.Target, error) {
+	if text == "" || text == "job" {
+		return dhalion.JobTarget(job), nil
+	}
+	if w, ok := strings.CutPrefix(text, "worker:"); ok && w != "" {
+		return dhalion.WorkerTarget(job, w), nil
+	}
+	name, index, instance := strings.Cut(strings.TrimSuffix(text, "]"), "[")
+	component, err := l.component(job, name)
+	if err != nil {
+		return dhalion.Target{}, usagef("--target: %s", err)
+	}
+	if !instance {
+		return dhalion.ComponentTarget(job, component), nil
+	}
+	n, err := strconv.Atoi(index)
+	if err != nil || n < 0 {
+		return dhalion.Target{}, usagef("--target %q: %q is no instance's number", text, index)
+	}
+	return dhalion.InstanceTarget(job, component, n), nil
+}
+
+func (a *app) incidentsList() *cobra.Command {
+	var cause, source string
+	limit := 100
+	c := &cobra.Command{
+		Use:               "list [JOB]",
+		Short:             "List incidents by job and time",
+		Example:           "  dhalion incidents list\n  dhalion incidents list prod/orders --cause slow_instance -o json",
+		Args:              atMostOne,
+		ValidArgsFunction: a.completeJob(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f := store.IncidentFilter{Source: source}
+			var err error
+			if f.Cause, err = parseCause(cause); err != nil {
+				return err
+			}
+			if limit < 0 {
+				return usagef("--limit %d is negative", limit)
+			}
+			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				if len(args) > 0 {
+					if f.Job, err = findJob(ctx, st, args[0]); err != nil {
+						return err
+					}
+				}
+				all, err := st.Incidents(ctx, f, limit)
+				if err != nil {
+					return err
+				}
+				if a.json() {
+					return a.writeJSON(incidentsFile{1, list(all)})
+				}
+				if len(all) == 0 {
+					a.printf("There are no such incidents.\n")
+					a.next([2]string{"dhalion incidents import labels.csv", "take some in"}, [2]string{"dhalion incidents add --help", "say what was wrong"})
+					return nil
+				}
+				t := &table{head: []string{"nr", "job", "cause", "where", "from", "to", "certainty", "source"}, wide: 7}
+				for _, in := range all {
+					cause := string(in.Cause)
+					if cause == "" {
+						cause = "none"
+					}
+					t.add(fmt.Sprint(in.ID), string(in.Job), cause, planfile.Where(in.Target), when(in.Start), when(in.End), planfile.Quantity(in.Certainty), in.Source)
+				}
+				a.table("", t)
+				return nil
+			})
+		},
+	}
+	c.Flags().StringVar(&cause, "cause", "", "only this `cause`")
+	c.Flags().StringVar(&source, "source", "", "only what comes from there, or from what begins so: outcome, import, by hand")
+	c.Flags().IntVar(&limit, "limit", limit, "at most so many; 0: all")
+	a.complete(c, "cause", causeNames()[1:]...)
+	return c
+}
+
+func (a *app) incidentsRemove() *cobra.Command {
+	as := ""
+	c := &cobra.Command{
+		Use:     "remove NR",
+		Short:   "Remove a label that was wrong; the log keeps what it was",
+		Example: "  dhalion incidents remove 17",
+		Args:    one("NR"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := strconv.ParseInt(args[0], 10, 64)
+			if err != nil {
+				return usagef("%q is no incident's number", args[0])
+			}
+			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				in, err := st.RemoveIncident(ctx, id, a.named(as), a.now())
+				if err != nil {
+					return err
+				}
+				if a.json() {
+					return a.writeJSON(in)
+				}
+				a.printf("Removed incident %d of %s.\n", id, in.Job)
+				return nil
+			})
+		},
+	}
+	c.Flags().StringVar(&as, "as", "", "`person` who removes it (default: the user)")
+	return c
+}
+
+func (a *app) incidentsExport() *cobra.Command {
+	out := ""
+	c := &cobra.Command{
+		Use:     "export",
+		Short:   "Write all incidents as JSON, which incidents import reads",
+		Example: "  dhalion incidents export > incidents.json\n  dhalion incidents export --out incidents.json",
+		Args:    none,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				all, err := st.Incidents(ctx, store.IncidentFilter{}, 0)
+				if err != nil {
+					return err
+				}
+				if out == "" {
+					return a.writeJSON(incidentsFile{1, list(all)})
+				}
+				text, err := json.MarshalIndent(incidentsFile{1, list(all)}, "", "  ")
+				if err != nil {
+					return fmt.Errorf("incidents: export: %w", err)
+				}
+				return planfile.WriteFile(out, append(text, '\n'))
+			})
+		},
+	}
+	c.Flags().StringVar(&out, "out", "", "`file` to write to (default: stdout)")
+	return c
+}

@@ -1,0 +1,423 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dhalion-go/dhalion/diagnose"
+	"github.com/dhalion-go/dhalion/internal/store"
+	"github.com/dhalion-go/dhalion/plan/planfile"
+)
+
+func (a *app) modelsCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "models",
+		Short: "Look after trained models: list, compare, promote, take back",
+		Long: `Look after trained models. The active one is what --model active means; default is the one
+that comes with the program.`,
+		Example: `  dhalion models list
+  dhalion models compare default 3f2a
+  dhalion models promote 3f2a --note "tried for a week"`,
+	}
+	c.AddCommand(a.modelsList(), a.modelsShow(), a.modelsCompare(), a.modelsPromote(), a.modelsRollback(), a.modelsExport(), a.modelsImport())
+	return c
+}
+
+func (a *app) modelsList() *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Short:   "List the models, the newest first, and the one that comes with the program",
+		Example: "  dhalion models list\n  dhalion models list -o json",
+		Args:    none,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				all, err := st.Models(ctx)
+				if err != nil {
+					return err
+				}
+				own, err := diagnose.Decode(builtInModel)
+				if err != nil {
+					return err
+				}
+				about, err := json.Marshal(own.About)
+				if err != nil {
+					return fmt.Errorf("models: %w", err)
+				}
+				all = append(all, store.ModelRow{ID: own.ID, About: about, Person: "built in", Bytes: len(builtInModel)})
+				if a.json() {
+					return a.writeJSON(struct {
+						Models []store.ModelRow `json:"models"`
+					}{all})
+				}
+				t := &table{head: []string{"model", "active", "made", "by", "learner", "incidents", "log loss", "note"}, wide: 7}
+				for _, m := range all {
+					var about diagnose.About
+					if err := json.Unmarshal(m.About, &about); err != nil {
+						return fmt.Errorf("models: %s: %w", m.ID, err)
+					}
+					active, made, loss := "", "", "–"
+					if m.Active {
+						active = "active"
+					}
+					if !m.CreatedAt.IsZero() {
+						made = when(m.CreatedAt)
+					}
+					if v, ok := about.Metrics["log_loss"]; ok {
+						loss = fmt.Sprintf("%.4f", v)
+					}
+					t.add(m.ID, active, made, m.Person, about.Learner, fmt.Sprint(about.Incidents), loss, m.Note)
+				}
+				a.table("", t)
+				return nil
+			})
+		},
+	}
+}
+
+// model finds a model by what a flag or argument says: none (nil), default, active,
+// an id or its beginning, or a file.
+func (a *app) model(ctx context.Context, st *store.Store, ref string) (*diagnose.Learned, error) {
+	if ref == "active" {
+		id, err := st.ActiveModel(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if id == "" {
+			return nil, nil
+		}
+		ref = id
+	}
+	if isModelID(ref) {
+		_, artefact, err := st.Artefact(ctx, ref)
+		if err != nil {
+			return nil, hinted(err, "dhalion models list")
+		}
+		return diagnose.Decode(artefact)
+	}
+	return loadModel(ref)
+}
+
+// isModelID says that a text may be the beginning of a model's id; what is a file is
+// written with a dot or a slash.
+func isModelID(ref string) bool {
+	return len(ref) > 0 && len(ref) <= 12 && strings.Trim(ref, "0123456789abcdef") == ""
+}
+
+func (a *app) modelsShow() *cobra.Command {
+	return &cobra.Command{
+		Use:     "show MODEL",
+		Short:   "Show what a model says of itself",
+		Example: "  dhalion models show default\n  dhalion models show 3f2a -o json",
+		Args:    one("MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				m, err := a.model(ctx, st, args[0])
+				if err != nil {
+					return err
+				}
+				if m == nil {
+					return fmt.Errorf("models: %s is no model: the rules answer alone", args[0])
+				}
+				promotions, err := st.Promotions(ctx)
+				if err != nil {
+					return err
+				}
+				promotions = slices.DeleteFunc(promotions, func(p store.Promotion) bool { return p.Model != m.ID })
+				if a.json() {
+					return a.writeJSON(struct {
+						ID         string            `json:"id"`
+						About      diagnose.About    `json:"about"`
+						Judges     []string          `json:"judges"`
+						Promotions []store.Promotion `json:"promotions"`
+					}{m.ID, m.About, m.Judges(), list(promotions)})
+				}
+				a.printf("Model %s, a %s (seed %d), of %d incidents and %d windows of %s.\n", m.ID, m.About.Learner, m.About.Seed, m.About.Incidents, m.About.Windows, strings.Join(m.About.Families, ", "))
+				a.printf("Data %.12s. It judges %s.\n", m.About.Data, strings.Join(m.Judges(), ", "))
+				a.sideBySide([]string{m.ID}, []diagnose.About{m.About})
+				for _, p := range promotions {
+					a.printf("%s  made active by %s %s\n", when(p.At), plain(p.Person), plain(p.Note))
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func (a *app) sideBySide(names []string, abouts []diagnose.About) {
+	keys := map[string]bool{}
+	for _, about := range abouts {
+		for k := range about.Metrics {
+			keys[k] = true
+		}
+	}
+	if len(keys) == 0 {
+		return
+	}
+	t := &table{head: append([]string{""}, names...), wide: 0}
+	for _, k := range slices.Sorted(maps.Keys(keys)) {
+		row := []string{strings.ReplaceAll(k, "_", " ")}
+		for _, about := range abouts {
+			v, ok := about.Metrics[k]
+			text := "–"
+			if ok {
+				text = planfile.Quantity(v)
+			}
+			row = append(row, text)
+		}
+		t.add(row...)
+	}
+	a.printf("\n")
+	a.table("  ", t)
+}
+
+func (a *app) modelsCompare() *cobra.Command {
+	return &cobra.Command{
+		Use:   "compare MODEL MODEL",
+		Short: "Show the scores of two models side by side",
+		Long: `Show the scores of two models side by side, each as it was when it was trained. On the same
+incidents they are compared by evaluate-model.`,
+		Example: "  dhalion models compare default 3f2a",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return usagef("%s takes two models", cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				var abouts []diagnose.About
+				var ids []string
+				for _, ref := range args {
+					m, err := a.model(ctx, st, ref)
+					if err != nil {
+						return err
+					}
+					if m == nil {
+						return fmt.Errorf("models: %s is no model: the rules answer alone", ref)
+					}
+					abouts, ids = append(abouts, m.About), append(ids, m.ID)
+				}
+				if a.json() {
+					type row struct {
+						ID    string         `json:"id"`
+						About diagnose.About `json:"about"`
+					}
+					return a.writeJSON(map[string][]row{"models": {{ids[0], abouts[0]}, {ids[1], abouts[1]}}})
+				}
+				a.sideBySide(ids, abouts)
+				return nil
+			})
+		},
+	}
+}
+
+func (a *app) modelsPromote() *cobra.Command {
+	note, as := "", ""
+	c := &cobra.Command{
+		Use:     "promote MODEL",
+		Short:   "Make a model the active one",
+		Example: "  dhalion models promote 3f2a --note 'tried for a week'",
+		Args:    one("MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				if args[0] == "default" {
+					if err := a.keepBuiltIn(ctx, st, as); err != nil {
+						return err
+					}
+				}
+				m, err := a.model(ctx, st, args[0])
+				if err != nil {
+					return err
+				}
+				if m == nil {
+					return usagef("%s is no model; models rollback takes a promotion back", args[0])
+				}
+				id, err := st.Promote(ctx, m.ID, a.named(as), note, a.now())
+				if err != nil {
+					return err
+				}
+				return a.nowActive(id)
+			})
+		},
+	}
+	c.Flags().StringVar(&note, "note", "", "why")
+	c.Flags().StringVar(&as, "as", "", "`person` who promotes it (default: the user)")
+	return c
+}
+
+// keepBuiltIn puts the program's own model into the registry, so that it is still
+// the active one when another program brings another.
+func (a *app) keepBuiltIn(ctx context.Context, st *store.Store, as string) error {
+	own, err := diagnose.Decode(builtInModel)
+	if err != nil {
+		return err
+	}
+	_, err = st.SaveModel(ctx, own.ID, builtInModel, own.About, a.named(as), "it came with the program", a.now())
+	return err
+}
+
+func (a *app) nowActive(id string) error {
+	if a.json() {
+		return a.writeJSON(map[string]string{"active": id})
+	}
+	if id == "" {
+		a.printf("No model is active: the rules answer alone.\n")
+		return nil
+	}
+	a.printf("Model %s is active: --model active.\n", id)
+	return nil
+}
+
+func (a *app) modelsRollback() *cobra.Command {
+	note, as := "", ""
+	c := &cobra.Command{
+		Use:     "rollback",
+		Short:   "Take the newest promotion back: the model from before it is active again",
+		Example: "  dhalion models rollback --note 'too many alarms'",
+		Args:    none,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				id, err := st.TakeBack(ctx, a.named(as), note, a.now())
+				if err != nil {
+					return err
+				}
+				return a.nowActive(id)
+			})
+		},
+	}
+	c.Flags().StringVar(&note, "note", "", "why")
+	c.Flags().StringVar(&as, "as", "", "`person` who takes it back (default: the user)")
+	return c
+}
+
+func (a *app) modelsExport() *cobra.Command {
+	out := ""
+	c := &cobra.Command{
+		Use:     "export MODEL --out FILE",
+		Short:   "Write a model's artefact to a file",
+		Example: "  dhalion models export 3f2a --out june.model",
+		Args:    one("MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if out == "" {
+				return usagef("--out says where to write it")
+			}
+			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				m, err := a.model(ctx, st, args[0])
+				if err != nil {
+					return err
+				}
+				if m == nil {
+					return fmt.Errorf("models: %s is no model: the rules answer alone", args[0])
+				}
+				artefact, err := m.Encode()
+				if err != nil {
+					return err
+				}
+				return planfile.WriteFile(out, artefact)
+			})
+		},
+	}
+	c.Flags().StringVar(&out, "out", "", "the `file`")
+	return c
+}
+
+func (a *app) modelsImport() *cobra.Command {
+	note, as := "", ""
+	c := &cobra.Command{
+		Use:     "import FILE",
+		Short:   "Take a model in that was exported",
+		Example: "  dhalion models import june.model",
+		Args:    one("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			artefact, err := os.ReadFile(args[0])
+			if err != nil {
+				return err
+			}
+			m, err := diagnose.Decode(artefact)
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				added, err := st.SaveModel(ctx, m.ID, artefact, m.About, a.named(as), note, a.now())
+				if err != nil {
+					return err
+				}
+				if a.json() {
+					return a.writeJSON(struct {
+						Model string `json:"model"`
+						Added bool   `json:"added"`
+					}{m.ID, added})
+				}
+				if !added {
+					a.printf("Model %s is known already.\n", m.ID)
+					return nil
+				}
+				a.printf("Model %s is taken in.\n", m.ID)
+				a.next([2]string{command("models", "promote", m.ID), "make it the active one"})
+				return nil
+			})
+		},
+	}
+	c.Flags().StringVar(&note, "note", "", "what to remember about it")
+	c.Flags().StringVar(&as, "as", "", "`person` who takes it in (default: the user)")
+	return c
+}
+
+func (a *app) evaluateModelCommand() *cobra.Command {
+	var f judgeFlags
+	family := ""
+	c := &cobra.Command{
+		Use:   "evaluate-model MODEL",
+		Short: "Score a model on the labelled incidents, beside the rules alone",
+		Long: `Score a model on the labelled incidents, beside the rules alone. Of those that it was trained
+on the score says little: leave a family out of train (--holdout) and score it on that.`,
+		Example: "  dhalion evaluate-model active\n  dhalion evaluate-model 3f2a --family orders -o json",
+		Args:    one("MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				m, err := a.model(ctx, st, args[0])
+				if err != nil {
+					return err
+				}
+				if m == nil {
+					return fmt.Errorf("models: %s is no model: the rules answer alone", args[0])
+				}
+				examples, err := a.examples(ctx, st, f, true)
+				if err != nil {
+					return err
+				}
+				examples = slices.DeleteFunc(examples, func(e diagnose.Example) bool {
+					return e.Certainty < 1 || family != "" && e.Family != family && e.Run != family
+				})
+				if len(examples) == 0 {
+					return usagef("--family %q is no family and no job of the labelled incidents", family)
+				}
+				scores := map[string]diagnose.Assessment{
+					"rules": diagnose.Assess(examples, each(examples, diagnose.ByRules)),
+					m.ID:    diagnose.Assess(examples, each(examples, m.Probabilities)),
+				}
+				if a.json() {
+					return a.writeJSON(struct {
+						Model  string                         `json:"model"`
+						Scores map[string]diagnose.Assessment `json:"scores"`
+					}{m.ID, scores})
+				}
+				a.assessments(scores)
+				return nil
+			})
+		},
+	}
+	a.policyFlags(c, &f)
+	c.Flags().StringVar(&family, "family", "", "only this `family`, or job")
+	return c
+}
