@@ -56,6 +56,10 @@ func (r *Result) Cases() []Case {
 		return nil
 	}
 	vectors := map[dhalion.Target]dhalion.Vector{}
+	var simulated map[dhalion.Pair]Synthesis
+	if r.reader != nil {
+		simulated = Synthesise(r.Snapshot, r.reader.Healthy(), r.policy)
+	}
 	var cases []Case
 	for _, cause := range dhalion.Causes {
 		for _, kind := range Kinds[cause] {
@@ -71,6 +75,9 @@ func (r *Result) Cases() []Case {
 				c := Case{Pair: dhalion.Pair{Target: target, Cause: cause}, Vector: v, Rules: math.NaN(), Synthesis: math.NaN()}
 				if j := r.weighed[c.Pair]; j != nil {
 					c.Rules = logit(j.Probability)
+				}
+				if s, ok := simulated[c.Pair]; ok {
+					c.Synthesis = s.LogOdds
 				}
 				cases = append(cases, c)
 			}

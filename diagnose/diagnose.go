@@ -45,6 +45,9 @@ type Result struct {
 	// weighed is every pair that a rule speaks of, likely or not.
 	weighed map[dhalion.Pair]*judged
 	short   bool // the window is too short to be judged as a whole
+
+	reader *features.Reader // of Evaluate; nil: the past is not known
+	policy *policy.Policy
 }
 
 // Findings is the part of a result that a plan carries.
@@ -68,7 +71,8 @@ func Evaluate(h *segment.History, at time.Time, p *policy.Policy) (*Result, erro
 	if p == nil {
 		return nil, fmt.Errorf("diagnose: evaluate %s: no policy", h.Job)
 	}
-	seen, err := detect.Evaluate(features.NewReader(h, at, FeatureOptions(p)), at, p)
+	reader := features.NewReader(h, at, FeatureOptions(p))
+	seen, err := detect.Evaluate(reader, at, p)
 	if err != nil {
 		return nil, fmt.Errorf("diagnose: evaluate %s: %w", h.Job, err)
 	}
@@ -76,6 +80,7 @@ func Evaluate(h *segment.History, at time.Time, p *policy.Policy) (*Result, erro
 	if err != nil {
 		return nil, fmt.Errorf("diagnose: evaluate %s: %w", h.Job, err)
 	}
+	result.reader, result.policy = reader, p
 	return result, nil
 }
 

@@ -71,14 +71,15 @@ func NewExample(r *Result, incidents []dhalion.Incident) Example {
 // leaves open whether it does, else 0.
 func speaksOf(in dhalion.Incident, p dhalion.Pair) float64 {
 	switch {
-	case in.Cause == p.Cause && in.Target == p.Target:
-		return 1
 	case in.Cause == dhalion.Failing && p.Cause == dhalion.Failing:
-		// The engine does not always name the task: the job fails in any case.
+		// Whatever threw: at which target it is said depends on whether the engine names
+		// the task. The job fails in any case.
 		if p.Target.Kind == dhalion.KindJob {
 			return 1
 		}
 		return .5
+	case in.Cause == p.Cause && in.Target == p.Target:
+		return 1
 	case in.Cause == dhalion.Failing:
 		return flag(p.Cause == dhalion.Transient || p.Cause == dhalion.CheckpointFailing || p.Cause == dhalion.SourceLimited) / 2
 	case in.Cause == dhalion.Overprovisioned && p.Cause == in.Cause:

@@ -280,8 +280,8 @@ func (m *Learned) fit(ctx context.Context, s seat, rows []exampleRow, use func(e
 			held[r.example] = true
 		}
 	}
-	if len(held) < leastIncidents {
-		return nil, nil
+	if len(held) < leastIncidents || s.Cause == dhalion.Failing {
+		return nil, nil // failing is a count of outages by definition: there is nothing to learn
 	}
 	// Learners count rows: weights of mean one keep what they ask of a leaf.
 	for i := range d.Weight {
@@ -318,7 +318,7 @@ type opinion struct {
 // judge is the probability of a case.
 func (m *Learned) judge(c Case) opinion {
 	o := opinion{said: spoken{c.Rules, math.NaN(), c.Synthesis}}
-	fusion := m.Fused
+	fusion, calibration := m.Fused, m.Calibration
 	classifier := m.Classifiers[seatOf(c.Pair)]
 	switch {
 	case classifier == nil:
@@ -329,10 +329,10 @@ func (m *Learned) judge(c Case) opinion {
 		o.said[byClassifier] = m.ask(classifier, c.Target.Kind, c.Vector.Values)
 	}
 	if math.IsNaN(o.said[byClassifier]) {
-		fusion = m.Alone
+		fusion, calibration = m.Alone, models.Calibration{} // which was chosen for the fusion of all
 	}
 	o.logOdds, o.parts = fusion.logOdds(c.Cause, o.said)
-	o.probability = m.Calibration.Of(logistic(o.logOdds))
+	o.probability = calibration.Of(logistic(o.logOdds))
 	return o
 }
 

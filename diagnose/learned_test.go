@@ -152,7 +152,7 @@ func TestACaseUnlikeAnySeenIsNotAskedOfTheClassifier(t *testing.T) {
 		t.Errorf("it is asked of %v, strange are %v", o.said, o.strange)
 	}
 	z, _ := m.Alone.logOdds(c.Cause, spoken{c.Rules, math.NaN(), math.NaN()})
-	if want := m.Calibration.Of(logistic(z)); o.probability != want {
+	if want := logistic(z); o.probability != want {
 		t.Errorf("without the classifier it is %.3f, not %.3f", o.probability, want)
 	}
 }
