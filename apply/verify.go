@@ -53,6 +53,8 @@ type Verdict struct {
 	Why      string
 	Outcomes []dhalion.Outcome // with Judged and Detail of every action that is judged
 	At       time.Time         // the end of the window that decided
+
+	blind bool // unclear because something was not measured
 }
 
 // Due is when a plan must have done what it should, if the job ran with it at a
@@ -70,10 +72,11 @@ func Due(p dhalion.Plan, settled time.Time) (due time.Time, ok bool) {
 
 // Judge holds a plan's expectations against what was seen since the job ran with
 // it, in order of time. It is met with the first window in which every check
-// holds and no cause that it answers to does. It is unmet when its time is over
-// and the last window says otherwise, and unclear when that window does not tell:
-// nothing was measured, somebody changed the job meanwhile, or more arrived than
-// the plan spoke of. done is false while its time is not over.
+// holds and no cause that it answers to does. When its time is over the next window
+// in which all was measured decides: it is unmet where that one says otherwise, and
+// unclear where it does not tell, for somebody changed the job meanwhile, or more
+// arrived than the plan spoke of. For such a window it waits as long as Silence; then
+// it is unclear, too. done is false while its time is not over.
 //
 // A plan that undoes another one has only to run: what that one answered to may
 // be back.
@@ -84,14 +87,12 @@ func Judge(p dhalion.Plan, id string, settled, now time.Time, seen []Seen) (v Ve
 	}
 	for i, s := range seen {
 		if s.Changed != "" {
-			return verdict(p, id, s, func(dhalion.Action) (string, string) { return Unclear, s.Changed }), true
+			return verdict(p, id, s, func(dhalion.Action) (string, string, bool) { return Unclear, s.Changed, false }), true
 		}
-		v := verdict(p, id, s, func(a dhalion.Action) (string, string) { return hold(p, a, s) })
+		v = verdict(p, id, s, func(a dhalion.Action) (string, string, bool) { return hold(p, a, s) })
+		over := !s.At.Before(due)
 		switch {
-		case v.State == dhalion.PlanMet:
-			return v, true
-		case i+1 < len(seen) || s.At.Before(due):
-		default:
+		case v.State == dhalion.PlanMet, over && !v.blind, over && i+1 == len(seen) && !now.Before(due.Add(Silence)):
 			return v, true
 		}
 	}
@@ -103,13 +104,13 @@ func Judge(p dhalion.Plan, id string, settled, now time.Time, seen []Seen) (v Ve
 		// Measurements ended before the time was over: what they say last is all there is.
 		last.At = seen[len(seen)-1].At
 	}
-	return verdict(p, id, last, func(dhalion.Action) (string, string) {
-		return Unclear, fmt.Sprintf("nothing was measured between %s and %s, when it should have been met", rfc(last.At), rfc(due))
+	return verdict(p, id, last, func(dhalion.Action) (string, string, bool) {
+		return Unclear, fmt.Sprintf("nothing was measured between %s and %s, when it should have been met", rfc(last.At), rfc(due)), true
 	}), true
 }
 
 // verdict judges every action and takes the worst for the plan.
-func verdict(p dhalion.Plan, id string, s Seen, judge func(dhalion.Action) (string, string)) Verdict {
+func verdict(p dhalion.Plan, id string, s Seen, judge func(dhalion.Action) (judged, detail string, blind bool)) Verdict {
 	v := Verdict{State: dhalion.PlanMet, At: s.At}
 	var why []string
 	for i, a := range p.Actions {
@@ -120,7 +121,9 @@ func verdict(p dhalion.Plan, id string, s Seen, judge func(dhalion.Action) (stri
 		if len(a.Because) > 0 {
 			o.Cause = a.Because[0].Cause
 		}
-		o.Judged, o.Detail = judge(a)
+		blind := false
+		o.Judged, o.Detail, blind = judge(a)
+		v.blind = v.blind || blind
 		v.Outcomes = append(v.Outcomes, o)
 		if len(why) == 0 || why[len(why)-1] != o.Detail {
 			why = append(why, o.Detail)
@@ -133,11 +136,13 @@ func verdict(p dhalion.Plan, id string, s Seen, judge func(dhalion.Action) (stri
 		}
 	}
 	v.Why = strings.Join(why, "; ")
+	v.blind = v.blind && v.State == dhalion.PlanUnclear
 	return v
 }
 
-// hold holds one action's checks and causes against a window.
-func hold(p dhalion.Plan, a dhalion.Action, s Seen) (judged, detail string) {
+// hold holds one action's checks and causes against a window; blind says that some
+// were not measured.
+func hold(p dhalion.Plan, a dhalion.Action, s Seen) (judged, detail string, blind bool) {
 	judged = Met
 	var said []string
 	worse := func(to, format string, args ...any) {
@@ -160,6 +165,7 @@ func hold(p dhalion.Plan, a dhalion.Action, s Seen) (judged, detail string) {
 		}
 		switch met := value >= limit && c.Compare == "at_least" || value <= limit && c.Compare == "at_most"; {
 		case math.IsNaN(value):
+			blind = true
 			worse(Unclear, "not measured: %s", words)
 		case met:
 			said = append(said, fmt.Sprintf("%s: %s", words, planfile.Value(c.Metric, value)))
@@ -173,6 +179,7 @@ func hold(p dhalion.Plan, a dhalion.Action, s Seen) (judged, detail string) {
 		for _, b := range a.Because {
 			switch v, ok := s.Probability(b); {
 			case !ok:
+				blind = true
 				worse(Unclear, "whether %s still holds at %s is not known", b.Cause, b.Target)
 			case v >= Holding:
 				worse(Unmet, "%s still holds at %s (p %.2f)", b.Cause, b.Target, v)
@@ -184,7 +191,7 @@ func hold(p dhalion.Plan, a dhalion.Action, s Seen) (judged, detail string) {
 	if len(said) == 0 {
 		said = append(said, "it runs with what was asked for")
 	}
-	return judged, strings.Join(said, "; ")
+	return judged, strings.Join(said, "; "), blind
 }
 
 // loadGrew reports whether more arrives at a source than the plan was made for.

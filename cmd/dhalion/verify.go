@@ -234,12 +234,8 @@ func (j *judge) look(ctx context.Context) (v apply.Verdict, over bool, err error
 	if err != nil {
 		return v, false, err
 	}
-	due, _ := apply.Due(j.doc.plan, j.settled)
 	first := j.settled.Add(j.policy.Window)
 	for at := later(first, j.last.Add(looksEvery)); !at.After(newest); at = at.Add(looksEvery) {
-		if j.last.After(due) {
-			break
-		}
 		s, err := j.at(ctx, at)
 		if err != nil {
 			return v, false, err

@@ -103,7 +103,7 @@ func (e *evaluation) giveInstance(vid string, index int, now, before *reading) f
 
 	hasInput, hasOutput := e.ends(vid, s)
 	g := now.gauges[index]
-	if g == nil {
+	if g == nil || !fetched(s.Metrics) {
 		g = &gauge{}
 	}
 	if hasInput {
@@ -185,8 +185,14 @@ func (e *evaluation) ends(vid string, s flink.Subtask) (hasInput, hasOutput bool
 // reading of its metrics: nothing moved, and its clock is among what did not.
 func sameReading(old, now flink.Subtask) bool {
 	a, b := old.Metrics, now.Metrics
-	return a == b && a.Busy.Known() && a.Backpressured.Known() && a.Idle.Known() && (a.ReadRecordsComplete || a.WriteRecordsComplete) && oneAttempt(old, now)
+	return a == b && a.Busy.Known() && a.Backpressured.Known() && a.Idle.Known() && fetched(a) && oneAttempt(old, now)
 }
+
+// fetched says that Flink has asked the subtask for its metrics. Before it has, the
+// times read 0, and what is kept by the subtask's number is of the attempt before: a
+// worker that dies while Flink asks it holds up all metrics for web.timeout, which is
+// 10 min unless set.
+func fetched(m flink.IOMetrics) bool { return m.ReadRecordsComplete || m.WriteRecordsComplete }
 
 // oneAttempt reports whether two answers are about one attempt of a subtask that
 // ran at both: no counter fell.
@@ -225,8 +231,7 @@ func timesFell(a, b flink.IOMetrics) bool {
 // Flink's own mean over 60 s, which is all that is left.
 func timeShares(s, old flink.Subtask, g, oldGauge *gauge) (share shares, busyMs, counted float64) {
 	a, b := old.Metrics, s.Metrics
-	// Before Flink has asked a subtask for its metrics the times read 0.
-	if known := func(m flink.IOMetrics) bool { return m.ReadRecordsComplete || m.WriteRecordsComplete }; known(a) && known(b) {
+	if fetched(a) && fetched(b) {
 		if share, busyMs, counted := differences([3]flink.Number{a.Busy, a.Backpressured, a.Idle}, [3]flink.Number{b.Busy, b.Backpressured, b.Idle}); counted > 0 {
 			return share, busyMs, counted
 		}

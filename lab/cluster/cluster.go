@@ -158,8 +158,11 @@ func (c *Cluster) configure() error {
 		// Else all subtasks pack on one TaskManager.
 		"taskmanager.load-balance.mode": "SLOTS", "cluster.evenly-spread-out-slots": "true",
 		// Records of 450 bytes fill such a segment soon: queues are shallow.
-		"taskmanager.memory.segment-size":  "4kb",
-		"metrics.fetcher.update-interval":  "1000",
+		"taskmanager.memory.segment-size": "4kb",
+		"metrics.fetcher.update-interval": "1000",
+		// A worker that dies while it is asked for its metrics holds up those of all others
+		// for so long.
+		"web.timeout":                      "20000",
 		"execution.checkpointing.interval": "10s", "execution.checkpointing.tolerable-failed-checkpoints": "100000",
 		"execution.checkpointing.dir": at("checkpoints"), "state.checkpoints.dir": at("checkpoints"),
 		"execution.checkpointing.savepoint-dir": at("savepoints"), "state.savepoints.dir": at("savepoints"),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,20 +38,26 @@ const window = 40 * time.Second
 // warmUp is how long a job runs in order before anything is done to it.
 const warmUp = 60 * time.Second
 
+// lanes are the stories that are told side by side, each on its own cluster.
+var lanes = map[string]func(context.Context, *bench) error{"sizes": sizes, "workers": workers, "keys": keys}
+
 // applyAll has plans made, approved, applied and judged on real jobs, three
 // clusters side by side.
 func applyAll(ctx context.Context, b *bench) error {
-	b.say("three clusters")
-	lanes := []func(context.Context, *bench) error{sizes, workers, keys}
+	names := b.only
+	if len(names) == 0 {
+		names = slices.Sorted(maps.Keys(lanes))
+	}
+	b.say("%d clusters", len(names))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
-	errs := make([]error, len(lanes))
-	for i, lane := range lanes {
+	errs := make([]error, len(names))
+	for i, name := range names {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			if errs[i] = lane(ctx, b); errs[i] != nil {
+			if errs[i] = lanes[name](ctx, b); errs[i] != nil {
 				cancel(errs[i])
 			}
 		}()
@@ -59,7 +66,9 @@ func applyAll(ctx context.Context, b *bench) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return errors.Join(cause, errors.Join(slices.DeleteFunc(errs, func(err error) bool { return err == nil || err == cause || errors.Is(err, context.Canceled) })...))
 	}
-	b.say("scaled up and down, relocated, salted, left alone, resumed and reconciled, each once")
+	if len(b.only) == 0 {
+		b.say("scaled up and down, relocated, salted, left alone, resumed and reconciled, each once")
+	}
 	return nil
 }
 

@@ -3,7 +3,7 @@
 //
 //	go run ./lab/e2e observe
 //	go run ./lab/e2e actuate
-//	go run ./lab/e2e apply
+//	go run ./lab/e2e apply [sizes|workers|keys]...
 //	go run ./lab/e2e crash
 //
 // Everything it starts is its own: a cluster on loopback and a private PostgreSQL,
@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,13 +37,14 @@ func main() {
 	flag.Parse()
 	parts := map[string]part{"observe": {observe, true}, "actuate": {actuate, true}, "apply": {applyAll, false}, "crash": {crash, false}}
 	part, ok := parts[flag.Arg(0)]
-	if !ok || flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: e2e [-binary FILE] [-cache DIR] [-keep] observe|actuate|apply|crash")
+	only := flag.Args()[min(1, flag.NArg()):]
+	if !ok || flag.Arg(0) != "apply" && len(only) > 0 || slices.ContainsFunc(only, func(name string) bool { return lanes[name] == nil }) {
+		fmt.Fprintln(os.Stderr, "usage: e2e [-binary FILE] [-cache DIR] [-keep] observe|actuate|apply [sizes|workers|keys]...|crash")
 		os.Exit(64)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *binary, *cache, *keep, part); err != nil {
+	if err := run(ctx, *binary, *cache, *keep, part, only); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		os.Exit(1)
 	}
@@ -57,7 +59,7 @@ type part struct {
 	cluster bool // it works on a cluster that is there when it begins
 }
 
-func run(ctx context.Context, binary, cache string, keep bool, p part) (err error) {
+func run(ctx context.Context, binary, cache string, keep bool, p part, only []string) (err error) {
 	path, err := filepath.Abs(binary)
 	if err != nil {
 		return err
@@ -75,7 +77,7 @@ func run(ctx context.Context, binary, cache string, keep bool, p part) (err erro
 	} else {
 		defer os.RemoveAll(dir)
 	}
-	b := &bench{binary: path, dir: dir}
+	b := &bench{binary: path, dir: dir, only: only}
 	data, err := os.ReadFile("lab/jobs/shapes.yaml")
 	if err != nil {
 		return err
@@ -123,6 +125,7 @@ type bench struct {
 	flink   cluster.Distribution
 	cluster *cluster.Cluster
 	homes   []string
+	only    []string // lanes to run; empty: all
 	began   time.Time
 	saying  sync.Mutex // several parts of a run speak at once
 }
