@@ -45,6 +45,8 @@ type Result struct {
 	// weighed is every pair that a rule speaks of, likely or not.
 	weighed map[dhalion.Pair]*judged
 	short   bool // the window is too short to be judged as a whole
+	// fused is what Fuse came to, likely or not; nil: rules only.
+	fused map[dhalion.Pair]float64
 
 	reader *features.Reader // of Evaluate; nil: the past is not known
 	policy *policy.Policy
@@ -299,7 +301,8 @@ func unknownIn(rule policy.Rule, target dhalion.Target, snap *features.Snapshot,
 func logistic(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
 
 // list keeps what is likely enough to be said, in the order of the contract.
-// Evidence is sorted by weight, so that what decided comes first; under- and
+// Evidence is sorted by weight, so that what decided comes first, and what the voices
+// alone do not come to last; under- and
 // overprovisioned at one target sum to at most 1.
 func list(pairs map[dhalion.Pair]*judged) []dhalion.Diagnosis {
 	for pair, under := range pairs {
@@ -321,7 +324,8 @@ func list(pairs map[dhalion.Pair]*judged) []dhalion.Diagnosis {
 			continue
 		}
 		slices.SortStableFunc(d.Evidence, func(a, b dhalion.Evidence) int {
-			return cmp.Or(cmp.Compare(math.Abs(b.Weight), math.Abs(a.Weight)), strings.Compare(a.Name, b.Name))
+			last := func(e dhalion.Evidence) float64 { return flag(e.Name == combination) }
+			return cmp.Or(cmp.Compare(last(a), last(b)), cmp.Compare(math.Abs(b.Weight), math.Abs(a.Weight)), strings.Compare(a.Name, b.Name))
 		})
 		out = append(out, d.Diagnosis)
 	}

@@ -11,26 +11,41 @@ import (
 
 var nan = math.NaN()
 
+// combination names what the voices alone do not come to.
+const combination = "combination"
+
 // Fuse is the result with the probabilities of a model: what the rules say, what its
 // classifiers say, and what simulated hypotheses say, combined as it has learned.
 // The evidence of each diagnosis adds up to its log-odds: the rules' as far as they
 // are trusted, the other voices', and under "combination" what remains (the cause's
-// bias, calibration, what another diagnosis explains). Where a case is unlike any
-// that the model has seen, its classifier is not asked, and Unknown says so.
+// bias, calibration, what another diagnosis explains). Where a case, or the job as a
+// whole, is unlike any that the model has seen, its classifier is not asked, and
+// Unknown says so.
 //
-// A window that is too short to be judged stays as it is.
+// A window that is too short to be judged stays as it is, and so does everything
+// without a model (nil).
 func (r *Result) Fuse(m *Learned) *Result {
+	if m == nil {
+		return r
+	}
 	cases := r.Cases()
 	if cases == nil {
 		return r
 	}
 	fused := *r
+	fused.fused = map[dhalion.Pair]float64{}
 	fused.Unknown = slices.Clone(r.Unknown)
 	pairs := map[dhalion.Pair]*judged{}
 	strange := map[dhalion.Cause][]string{}
+	job := jobOf(cases)
+	alien := m.alien(job)
+	if alien != nil {
+		fused.Unknown = append(fused.Unknown, dhalion.Unknown{Target: dhalion.JobTarget(r.Job),
+			Reason: fmt.Sprintf("the model's classifiers were not asked: the job is unlike all that they have seen (%s)", strings.Join(alien, ", "))})
+	}
 	for _, c := range cases {
-		o := m.judge(c)
-		if o.strange != nil && len(strange[c.Cause]) == 0 {
+		o := m.judge(c, job)
+		if o.strange != nil && alien == nil && len(strange[c.Cause]) == 0 {
 			strange[c.Cause] = append([]string{at(c.Target)}, o.strange...)
 		}
 		j := &judged{Diagnosis: dhalion.Diagnosis{Target: c.Target, Cause: c.Cause, Probability: o.probability, Evidence: []dhalion.Evidence{}}, alone: o.probability}
@@ -57,18 +72,40 @@ func (r *Result) Fuse(m *Learned) *Result {
 			}
 		}
 		if math.Abs(rest) >= .05 {
-			add("combination", rest, nan)
+			add(combination, rest, nan)
 		}
 		pairs[c.Pair] = j
 	}
 	fused.Diagnoses = append([]dhalion.Diagnosis{}, list(pairs)...)
+	for pair, j := range pairs {
+		fused.fused[pair] = j.Probability
+	}
 	for _, cause := range dhalion.Causes {
 		if s := strange[cause]; len(s) > 0 {
 			fused.Unknown = append(fused.Unknown, dhalion.Unknown{Target: dhalion.JobTarget(r.Job), Cause: cause,
-				Reason: fmt.Sprintf("the model was not asked: %s is unlike all that it has seen (%s)", s[0], strings.Join(s[1:], ", "))})
+				Reason: fmt.Sprintf("the model's classifier was not asked: %s is unlike all that it has seen (%s)", s[0], strings.Join(s[1:], ", "))})
 		}
 	}
 	return &fused
+}
+
+// Probability is how likely a pair is, listed or not; ok is false where that was not
+// judged: the window is too short, or what it takes is unknown.
+func (r *Result) Probability(p dhalion.Pair) (v float64, ok bool) {
+	if v, ok = r.fused[p]; ok {
+		return v, true
+	}
+	for _, d := range r.Diagnoses {
+		if d.Target == p.Target && d.Cause == p.Cause {
+			return d.Probability, true
+		}
+	}
+	for _, u := range r.Unknown {
+		if u.Cause == "" || u.Cause == p.Cause && u.Target == p.Target {
+			return 0, false
+		}
+	}
+	return 0, true
 }
 
 // at is a target in words.

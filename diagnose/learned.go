@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	dhalion "github.com/dhalion-go/dhalion"
@@ -50,18 +51,20 @@ type Learned struct {
 	columns      map[dhalion.TargetKind][]int
 }
 
-// Excluded are features that no classifier gets: the processor's share of a worker
+// Excluded says that no classifier gets a feature. The processor's share of a worker
 // and its collections depend on what else runs on the machine that the corpus was
-// recorded on.
-var Excluded = map[string]bool{
-	"cpu_fraction": true, "past_ratio(cpu_fraction)": true, "gc_fraction": true, "recent(gc_fraction)": true, "trend(gc_fraction)": true,
+// recorded on. What the targets elsewhere in the job show is weighed by what explains
+// what away, and by synthesis; from the corpus, in which mostly one thing is wrong at
+// a time, a classifier learns to acquit one instance because another looks slow.
+func Excluded(name string) bool {
+	return strings.Contains(name, "elsewhere") || strings.Contains(name, "cpu_fraction") || strings.Contains(name, "gc_fraction")
 }
 
 // columnsOf are the positions of the features that classifiers get.
 func columnsOf(kind dhalion.TargetKind) []int {
 	var out []int
 	for i, name := range features.JudgingSchema(kind).Names {
-		if !Excluded[name] {
+		if !Excluded(name) {
 			out = append(out, i)
 		}
 	}
@@ -114,7 +117,7 @@ func Train(ctx context.Context, examples []Example, opt TrainOptions) (*Learned,
 				return nil, err
 			}
 			for _, r := range of {
-				if folds[r.example] == f && c != nil && m.Familiar[s.Kind].without(f).Knows(r.Vector.Values) {
+				if folds[r.example] == f && c != nil && m.strange(r.Case, jobOf(examples[r.example].Cases), f) == nil {
 					outside[r.index] = m.ask(c, s.Kind, r.Vector.Values)
 				}
 			}
@@ -315,17 +318,53 @@ type opinion struct {
 	silent      bool     // there is no classifier for it
 }
 
-// judge is the probability of a case.
-func (m *Learned) judge(c Case) opinion {
+// everyFold asks what is familiar of all that was seen in training.
+const everyFold = -1
+
+// strange says where a case is unlike what was seen in training, but in one fold: the
+// features that stand out, of its target or of the job as a whole, whose instances
+// mean little to a classifier that knows no such job. nil: it is familiar.
+func (m *Learned) strange(c Case, job []float64, fold int) []string {
+	for _, x := range []struct {
+		kind   dhalion.TargetKind
+		values []float64
+	}{{c.Target.Kind, c.Vector.Values}, {dhalion.KindJob, job}} {
+		f := m.Familiar[x.kind]
+		if fold != everyFold {
+			f = f.without(fold)
+		}
+		if x.values != nil && !f.Knows(x.values) {
+			return f.Strange(x.values)
+		}
+	}
+	return nil
+}
+
+// alien says where a job as a whole is unlike what was seen in training.
+func (m *Learned) alien(job []float64) []string {
+	if f := m.Familiar[dhalion.KindJob]; job != nil && !f.Knows(job) {
+		return f.Strange(job)
+	}
+	return nil
+}
+
+// jobOf is the vector of the job that cases are of, nil where there is none.
+func jobOf(cases []Case) []float64 {
+	for _, c := range cases {
+		if c.Target.Kind == dhalion.KindJob {
+			return c.Vector.Values
+		}
+	}
+	return nil
+}
+
+// judge is the probability of a case of a job with that vector.
+func (m *Learned) judge(c Case, job []float64) opinion {
 	o := opinion{said: spoken{c.Rules, math.NaN(), c.Synthesis}}
 	fusion, calibration := m.Fused, m.Calibration
-	classifier := m.Classifiers[seatOf(c.Pair)]
-	switch {
-	case classifier == nil:
+	if classifier := m.Classifiers[seatOf(c.Pair)]; classifier == nil {
 		o.silent = true
-	case !m.Familiar[c.Target.Kind].Knows(c.Vector.Values):
-		o.strange = m.Familiar[c.Target.Kind].Strange(c.Vector.Values)
-	default:
+	} else if o.strange = m.strange(c, job, everyFold); o.strange == nil {
 		o.said[byClassifier] = m.ask(classifier, c.Target.Kind, c.Vector.Values)
 	}
 	if math.IsNaN(o.said[byClassifier]) {
@@ -339,8 +378,9 @@ func (m *Learned) judge(c Case) opinion {
 // Probabilities are those of cases, in their order.
 func (m *Learned) Probabilities(cases []Case) []float64 {
 	out := make([]float64, len(cases))
+	job := jobOf(cases)
 	for i, c := range cases {
-		out[i] = m.judge(c).probability
+		out[i] = m.judge(c, job).probability
 	}
 	return out
 }

@@ -142,12 +142,12 @@ func TestACaseUnlikeAnySeenIsNotAskedOfTheClassifier(t *testing.T) {
 	examples := made(3, 1)
 	m := trained(t, examples)
 	c := examples[0].Cases[0]
-	if o := m.judge(c); o.strange != nil || math.IsNaN(o.said[byClassifier]) {
+	if o := m.judge(c, nil); o.strange != nil || math.IsNaN(o.said[byClassifier]) {
 		t.Errorf("one seen in training is strange: %v", o.strange)
 	}
 	// Values are at most 1 in training: all at 50 is another world.
 	c.Vector.Values = slices.Repeat([]float64{50}, len(c.Vector.Values))
-	o := m.judge(c)
+	o := m.judge(c, nil)
 	if len(o.strange) != 3 || !math.IsNaN(o.said[byClassifier]) {
 		t.Errorf("it is asked of %v, strange are %v", o.said, o.strange)
 	}
@@ -161,7 +161,7 @@ func TestWithoutIncidentsOfACauseTheRulesAnswerForItAlone(t *testing.T) {
 	m := trained(t, made(3, 1))
 	c := made(1, 5)[0].Cases[0]
 	c.Cause = dhalion.DataSkew
-	if o := m.judge(c); !o.silent || !math.IsNaN(o.said[byClassifier]) {
+	if o := m.judge(c, nil); !o.silent || !math.IsNaN(o.said[byClassifier]) {
 		t.Errorf("a classifier speaks of what it has never seen: %+v", o)
 	}
 }
@@ -186,7 +186,7 @@ func BenchmarkAllCausesOfOneVector(b *testing.B) {
 	for b.Loop() {
 		for _, cause := range []dhalion.Cause{dhalion.SlowInstance, dhalion.DataSkew} {
 			c.Cause = cause
-			m.judge(c)
+			m.judge(c, nil)
 		}
 	}
 }

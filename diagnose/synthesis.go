@@ -1,6 +1,7 @@
 package diagnose
 
 import (
+	"cmp"
 	"math"
 	"slices"
 
@@ -52,6 +53,7 @@ const (
 	othersNow    = 1.5  // times as many records for one as before, from which the past is not believed
 	heldMost     = 6    // hypotheses in one explanation
 	magnitudes   = 24   // tried per hypothesis
+	foremostMost = 16   // instances of a component that are simulated
 	slowLeast    = 1.4  // the range of factors of the slow: log-uniform
 	slowMost     = 8.0
 	alikeLeast   = 1.05 // of a component whose records cost more, which is no cause by itself
@@ -128,6 +130,8 @@ type scene struct {
 	rest   twin.Steady // without any cause
 	shift  float64     // logarithm of how much slower everything is, and no more
 	gc     map[string]bool
+	// alike are pairs that are not simulated, with the one whose evidence they get.
+	alike  map[dhalion.Pair]dhalion.Pair
 	broken bool // the job stood still in the window: it is not at rest
 	// measured says that it is known what arrives at the sources.
 	measured bool
@@ -136,7 +140,7 @@ type scene struct {
 
 func newScene(snap *features.Snapshot, past features.Healthy, p *policy.Policy, lately bool) *scene {
 	target, _ := p.Number("target_utilisation")
-	s := &scene{job: snap.Job, gc: map[string]bool{}, target: target}
+	s := &scene{job: snap.Job, gc: map[string]bool{}, alike: map[dhalion.Pair]dhalion.Pair{}, target: target}
 	value := func(t dhalion.Target, m dhalion.Metric) float64 {
 		if lately {
 			if v := snap.Value(t, "recent("+string(m)+")"); !math.IsNaN(v) {
@@ -335,16 +339,20 @@ func (s *scene) hypotheses() []hypothesis {
 			continue
 		}
 		var every [][2]int
+		slow := s.foremost(st, dhalion.SlowInstance, func(n part) float64 { return n.slower })
+		hot := s.foremost(st, dhalion.DataSkew, func(n part) float64 { return n.uneven })
 		for i, n := range st.parts {
 			one := [][2]int{{k, i}}
 			every = append(every, one[0])
 			if !math.IsNaN(n.slower) {
-				all = append(all, hypothesis{dhalion.SlowInstance, n.target, one, slowLeast, slowMost})
+				if slow(n) {
+					all = append(all, hypothesis{dhalion.SlowInstance, n.target, one, slowLeast, slowMost})
+				}
 				if n.worker != "" {
 					workers[n.worker] = append(workers[n.worker], one[0])
 				}
 			}
-			if even := float64(len(st.parts)); even > 1 && !math.IsNaN(n.uneven) {
+			if even := float64(len(st.parts)); even > 1 && !math.IsNaN(n.uneven) && hot(n) {
 				all = append(all, hypothesis{dhalion.DataSkew, n.target, one, hotLeast, math.Max(1.6, even*.97)})
 			}
 		}
@@ -372,6 +380,26 @@ func (s *scene) hypotheses() []hypothesis {
 		return slices.Index(dhalion.Causes, a.cause) - slices.Index(dhalion.Causes, b.cause)
 	})
 	return all
+}
+
+// foremost says of a component's instances whether they are among those that stand out
+// most; only these are simulated. The others cannot be likelier than the last of them,
+// and get its evidence.
+func (s *scene) foremost(st stageSeen, cause dhalion.Cause, by func(part) float64) func(part) bool {
+	all := slices.DeleteFunc(slices.Clone(st.parts), func(n part) bool { return math.IsNaN(by(n)) })
+	if len(all) <= foremostMost {
+		return func(part) bool { return true }
+	}
+	slices.SortStableFunc(all, func(a, b part) int { return cmp.Compare(by(b), by(a)) })
+	last := all[foremostMost-1]
+	for _, n := range all[foremostMost:] {
+		s.alike[dhalion.Pair{Target: n.target, Cause: cause}] = dhalion.Pair{Target: last.target, Cause: cause}
+	}
+	in := map[dhalion.Target]bool{}
+	for _, n := range all[:foremostMost] {
+		in[n.target] = true
+	}
+	return func(n part) bool { return in[n.target] }
 }
 
 // world is what is taken to hold: for every instance the logarithm of how many
@@ -751,6 +779,11 @@ func (s *scene) judge() map[dhalion.Pair]Synthesis {
 		}
 		out[dhalion.Pair{Target: h.target, Cause: h.cause}] = Synthesis{
 			LogOdds: tamed(f.logOdds), Magnitude: f.magnitude, Held: place >= 0, Figures: s.figures(h, f),
+		}
+	}
+	for pair, as := range s.alike {
+		if e, ok := out[as]; ok {
+			out[pair] = Synthesis{LogOdds: e.LogOdds, Magnitude: math.NaN()}
 		}
 	}
 	s.loads(full, out)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/apply"
+	"github.com/dhalion-go/dhalion/diagnose"
 	"github.com/dhalion-go/dhalion/internal/store"
 	"github.com/dhalion-go/dhalion/plan/policy"
 )
@@ -107,6 +108,7 @@ met.`,
 	c.Flags().BoolVar(&f.noWait, "no-wait", false, "end when the job runs with it; dhalion outcomes --judge judges it later")
 	c.Flags().StringVar(&f.as, "as", "", "`person` who ends it (default: the user)")
 	a.policyFlags(c, &f.judge)
+	a.modelFlag(c, &f.judge)
 	a.complete(c, "decided", "done", "undone")
 	return c
 }
@@ -208,7 +210,7 @@ func (a *app) gateState(ctx context.Context, st *store.Store, engine *liveEngine
 	if r := apply.Gate(s); r != nil && (r.Code == apply.Edited || r.Code == apply.Expired) {
 		return s, nil
 	}
-	s.Present = dhalion.Basis{Model: noModel}
+	s.Present = dhalion.Basis{}
 	topology, err := a.present(ctx, st, engine, &s)
 	if err != nil {
 		return s, err
@@ -216,11 +218,12 @@ func (a *app) gateState(ctx context.Context, st *store.Store, engine *liveEngine
 	if topology != nil {
 		s.Present.Topology, s.PresentTopology = topology.Digest(), topology
 	}
-	policy, digest, err := presentPolicy(ctx, st, d, f.judge)
+	by, err := a.presentPolicy(ctx, st, d, f.judge)
 	if err != nil {
 		return s, err
 	}
-	s.Present.Policy = digest
+	policy := by.policy
+	s.Present.Policy, s.Present.Model = by.digest, by.modelID
 	if policy != nil {
 		s.Limits = apply.Limits{Jobs: policy.Limits.MaxJobsTouched, Instances: policy.Limits.MaxInstancesTouched}
 	}
@@ -268,31 +271,51 @@ func (a *app) presentTopology(ctx context.Context, st *store.Store, job dhalion.
 	return &topology, nil
 }
 
-// presentPolicy is the policy that the plan would be made by now, and its digest:
-// the one that the flags name, the one that was noted when it was proposed, or
-// the built-in one of its name. A policy that is gone or broken is not the one
-// that it was: its digest is empty. Of a document that was never proposed here it
-// is not known what its policy was read from, so nothing can be said against it;
-// it is not approved either.
-func presentPolicy(ctx context.Context, st *store.Store, d *document, f judgeFlags) (*policy.Policy, string, error) {
-	if f.given() {
-		return f.loaded, f.loaded.Digest, nil
+// judgedBy is what a plan would be made by now.
+type judgedBy struct {
+	policy  *policy.Policy // nil: not known, gone or broken
+	model   *diagnose.Learned
+	digest  string // of the policy
+	modelID string // as in a plan's basis
+}
+
+// presentPolicy is the policy and model that the plan would be made by now: those
+// that the flags name, those that were noted when it was proposed, or the built-in
+// policy of its name. A policy or model that is gone or broken is not the one that it
+// was: its digest is empty. Of a document that was never proposed here it is not
+// known what its policy was read from, so nothing can be said against it; it is not
+// approved either.
+func (a *app) presentPolicy(ctx context.Context, st *store.Store, d *document, f judgeFlags) (by judgedBy, err error) {
+	named := f.model
+	switch {
+	case f.given():
+		by.policy = f.loaded
+	case d.row == nil:
+		by.digest, by.modelID = d.plan.Basis.Policy, d.plan.Basis.Model
+		return by, nil
+	default:
+		source, ok, err := policyOf(ctx, st, d.id)
+		if err != nil {
+			return by, err
+		}
+		if !ok {
+			source = policySource{Policy: d.plan.Policy}
+		}
+		named = source.Model
+		if by.policy, err = source.load(); err != nil {
+			by.policy = nil
+			return by, nil
+		}
 	}
-	if d.row == nil {
-		return nil, d.plan.Basis.Policy, nil
+	by.digest = by.policy.Digest
+	if by.model, err = a.modelFor(ctx, st, by.policy, named); err != nil {
+		if ctx.Err() != nil {
+			return by, err
+		}
+		return by, nil
 	}
-	source, ok, err := policyOf(ctx, st, d.id)
-	if err != nil {
-		return nil, "", err
-	}
-	if !ok {
-		source = policySource{Policy: d.plan.Policy}
-	}
-	p, err := source.load()
-	if err != nil {
-		return nil, "", nil
-	}
-	return p, p.Digest, nil
+	by.modelID = idOf(by.model)
+	return by, nil
 }
 
 // note keeps in the store what the gate saw: that a plan's time is over, or that

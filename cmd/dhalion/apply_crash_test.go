@@ -217,11 +217,15 @@ func (b *bench) draft(actions func(t dhalion.Topology) []dhalion.Action) dhalion
 	if !ok {
 		b.t.Fatal("orders does not run")
 	}
+	model, err := ownModel()
+	if err != nil {
+		b.t.Fatal(err)
+	}
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	return dhalion.Plan{
 		Version: 1, Job: orders, AsOf: now, Window: dhalion.Window{Start: now.Add(-time.Minute), End: now}, ValidForSeconds: 3600,
 		Policy: f.loaded.Name, FourEyes: f.loaded.Approve.FourEyes,
-		Basis:    dhalion.Basis{History: strings.Repeat("0", 64), Topology: topology.Digest(), Policy: f.loaded.Digest, Model: noModel, Outcomes: strings.Repeat("0", 64), Program: program},
+		Basis:    dhalion.Basis{History: strings.Repeat("0", 64), Topology: topology.Digest(), Policy: f.loaded.Digest, Model: idOf(model), Outcomes: strings.Repeat("0", 64), Program: program},
 		Topology: topology, Findings: dhalion.Findings{}, Actions: actions(topology),
 	}
 }

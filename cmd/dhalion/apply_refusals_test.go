@@ -194,7 +194,7 @@ var refusals = []struct {
 	{"another target", edited(`"component": "count"`, `"component": "parse"`), 0, exitEdited, "does not match its body"},
 	{"another probability", edited(`"probability": 0.9`, `"probability": 0.99`), 0, exitEdited, "does not match its body"},
 	{"valid for longer", edited(`"valid_for_seconds": 3600`, `"valid_for_seconds": 360000`), 0, exitEdited, "does not match its body"},
-	{"another basis", edited(`"model": "none"`, `"model": "mine"`), 0, exitEdited, "does not match its body"},
+	{"another basis", edited(`"outcomes": "0`, `"outcomes": "1`), 0, exitEdited, "does not match its body"},
 	{"four eyes closed", edited(`"four_eyes": false`, `"four_eyes": true`), 0, exitEdited, "does not match its body"},
 	{"the digest of another plan", func(b *bench) []string {
 		_, other := b.propose(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{rescale(t, "parse", 5)} }), "ann")

@@ -35,7 +35,7 @@ type judgeFlags struct {
 	window time.Duration
 	policy string
 	params []string
-	model  string // of diagnose and explain
+	model  string // empty: as the policy says
 
 	changed     func(flag string) bool // whether the command line has it
 	loaded      *policy.Policy         // by check
@@ -88,7 +88,7 @@ func (a *app) forJob(f judgeFlags, job dhalion.JobID) (judgeFlags, error) {
 
 // given reports whether the command line says by which policy a job is judged.
 func (f *judgeFlags) given() bool {
-	return f.changed("policy") || f.changed("param") || f.changed("window")
+	return f.changed("policy") || f.changed("param") || f.changed("window") || f.model != ""
 }
 
 // time is --at; the zero time is the newest measurement.
@@ -121,6 +121,7 @@ type policySource struct {
 	Policy string            `json:"policy"`
 	Params map[string]string `json:"params,omitempty"`
 	Window string            `json:"window,omitempty"`
+	Model  string            `json:"model,omitempty"` // where it was named and is not as the policy says
 }
 
 // source is what the flags say, with a file's full path.
@@ -130,6 +131,9 @@ func (f *judgeFlags) source() (policySource, error) {
 		return policySource{}, err
 	}
 	s := policySource{Policy: f.policy}
+	if s.Model, err = f.modelSource(); err != nil {
+		return policySource{}, err
+	}
 	if len(params) > 0 {
 		s.Params = params
 	}
@@ -335,14 +339,11 @@ func (a *app) evaluate(ctx context.Context, st *store.Store, ref string, f judge
 	if e.result, err = diagnose.Evaluate(e.history, e.at, e.policy); err != nil {
 		return nil, err
 	}
-	// A policy that decides yes or no leaves nothing to be combined.
-	if e.policy.Decisions == policy.DecideBinary {
-		return e, nil
+	if e.model, err = a.modelFor(ctx, st, e.policy, f.model); err != nil {
+		return nil, err
 	}
-	if e.model, err = a.model(ctx, st, f.model); err == nil && e.model != nil {
-		e.result = e.result.Fuse(e.model)
-	}
-	return e, err
+	e.result = e.result.Fuse(e.model)
+	return e, nil
 }
 
 // findJob finds a job by id or bare name, and says which jobs there are when it
@@ -398,5 +399,9 @@ func (a *app) head(e *evaluation, w dhalion.Window) {
 	if s := w.Span(); s > 0 {
 		span = fmt.Sprintf("from the %s before it, ", planfile.Duration(s))
 	}
-	a.printf("%s\n", a.style(dim, span+"by policy "+plain(e.policy.Name)))
+	by := "by policy " + plain(e.policy.Name)
+	if e.model != nil {
+		by += " and model " + e.model.ID
+	}
+	a.printf("%s\n", a.style(dim, span+by))
 }

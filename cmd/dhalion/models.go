@@ -20,8 +20,9 @@ func (a *app) modelsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "models",
 		Short: "Look after trained models: list, compare, promote, take back",
-		Long: `Look after trained models. The active one is what --model active means; default is the one
-that comes with the program.`,
+		Long: `Look after trained models. The active one is what the rules' answers are combined with, unless
+--model or the policy say otherwise: the one that was promoted last, or where none was, the
+one that comes with the program (default).`,
 		Example: `  dhalion models list
   dhalion models compare default 3f2a
   dhalion models promote 3f2a --note "tried for a week"`,
@@ -42,7 +43,7 @@ func (a *app) modelsList() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				own, err := diagnose.Decode(builtInModel)
+				own, err := ownModel()
 				if err != nil {
 					return err
 				}
@@ -90,7 +91,7 @@ func (a *app) model(ctx context.Context, st *store.Store, ref string) (*diagnose
 			return nil, err
 		}
 		if id == "" {
-			return nil, nil
+			return ownModel()
 		}
 		ref = id
 	}
@@ -255,7 +256,7 @@ func (a *app) modelsPromote() *cobra.Command {
 // keepBuiltIn puts the program's own model into the registry, so that it is still
 // the active one when another program brings another.
 func (a *app) keepBuiltIn(ctx context.Context, st *store.Store, as string) error {
-	own, err := diagnose.Decode(builtInModel)
+	own, err := ownModel()
 	if err != nil {
 		return err
 	}
@@ -268,10 +269,10 @@ func (a *app) nowActive(id string) error {
 		return a.writeJSON(map[string]string{"active": id})
 	}
 	if id == "" {
-		a.printf("No model is active: the rules answer alone.\n")
+		a.printf("No model is promoted: the one that comes with the program is active.\n")
 		return nil
 	}
-	a.printf("Model %s is active: --model active.\n", id)
+	a.printf("Model %s is active: what is judged from now on is combined with it.\n", id)
 	return nil
 }
 

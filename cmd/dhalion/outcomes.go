@@ -88,15 +88,15 @@ func (a *app) judgeApplied(ctx context.Context, st *store.Store, f store.Outcome
 		if !expects {
 			continue
 		}
-		pol, _, err := presentPolicy(ctx, st, d, judgeFlags{changed: func(string) bool { return false }})
+		by, err := a.presentPolicy(ctx, st, d, judgeFlags{changed: func(string) bool { return false }})
 		if err != nil {
 			return nil, err
 		}
-		if pol == nil {
+		if by.policy == nil {
 			waiting = append(waiting, fmt.Sprintf("plan %s cannot be judged: its policy %s is gone or broken", d.id, d.plan.Policy))
 			continue
 		}
-		j := &judge{app: a, st: st, doc: d, policy: pol, settled: row.StateSince}
+		j := &judge{app: a, st: st, doc: d, by: by, settled: row.StateSince}
 		v, over, err := j.look(ctx)
 		if err != nil {
 			return nil, err

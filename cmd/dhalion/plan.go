@@ -17,9 +17,6 @@ import (
 	"github.com/dhalion-go/dhalion/plan/policy"
 )
 
-// noModel stands in a plan's basis while there are no models.
-const noModel = "none"
-
 func (a *app) planCommand() *cobra.Command {
 	var f judgeFlags
 	var out, as string
@@ -80,6 +77,7 @@ waits for approve or discard. Planning the same again finds the same plan.`,
 		},
 	}
 	a.judgeFlags(c, &f)
+	a.modelFlag(c, &f)
 	c.Flags().StringVar(&out, "out", "", "also write the document to a `file`")
 	c.Flags().StringVar(&as, "as", "", "`person` who proposes it (default: the user)")
 	c.Flags().BoolVar(&exitCode, "exit-code", false, "exit with 2 when changes are proposed")
@@ -123,7 +121,7 @@ func (a *app) makePlan(ctx context.Context, st *store.Store, e *evaluation) (dha
 		Topology: snap.Topology, Findings: e.result.Findings(), Load: loads(snap.Loads()), Policy: e.policy,
 		Basis: dhalion.Basis{
 			History: e.history.Digest(), Topology: snap.Topology.Digest(), Policy: e.policy.Digest,
-			Model: noModel, Outcomes: outcomes, Program: program,
+			Model: idOf(e.model), Outcomes: outcomes, Program: program,
 		},
 	}
 	if in.Arguments, err = a.arguments(ctx, st, e.job, snap.Topology.Run); err != nil {

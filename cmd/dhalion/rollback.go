@@ -50,6 +50,7 @@ plan like any other: it waits for approve, and apply carries it out.`,
 		},
 	}
 	a.policyFlags(c, &f)
+	a.modelFlag(c, &f)
 	c.Flags().StringVar(&out, "out", "", "also write the document to a `file`")
 	c.Flags().StringVar(&as, "as", "", "`person` who proposes it (default: the user)")
 	return c

@@ -93,6 +93,7 @@ Exits with 0 when there is nothing to do, 2 when at least one plan waits for rev
 		},
 	}
 	a.judgeFlags(c, &f)
+	a.modelFlag(c, &f)
 	c.Flags().BoolVar(&once, "once", false, "judge every job once and end")
 	c.Flags().StringVar(&only, "job", "", "only this `JOB`")
 	_ = c.RegisterFlagCompletionFunc("job", a.completeJob())
@@ -129,7 +130,7 @@ func (a *app) runOne(ctx context.Context, st *store.Store, job dhalion.JobID, f 
 	}
 	if _, err := st.SaveFindings(ctx, store.Evaluation{
 		Job: job, AsOf: e.at, Window: e.policy.Window,
-		History: p.Basis.History, Policy: p.Basis.Policy, Program: program, Findings: e.result.Findings(),
+		History: p.Basis.History, Policy: p.Basis.Policy, Model: p.Basis.Model, Program: program, Findings: e.result.Findings(),
 	}); err != nil {
 		return r, err
 	}

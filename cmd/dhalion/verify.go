@@ -38,11 +38,11 @@ func (a *app) verify(ctx context.Context, st *store.Store, engine *liveEngine, d
 	if !expects {
 		return nil
 	}
-	pol, _, err := presentPolicy(ctx, st, d, f.judge)
+	by, err := a.presentPolicy(ctx, st, d, f.judge)
 	if err != nil {
 		return err
 	}
-	if pol == nil {
+	if by.policy == nil {
 		done.Hint = fmt.Sprintf("policy %s is gone, and by it the plan would be judged", d.plan.Policy)
 		return nil
 	}
@@ -50,7 +50,7 @@ func (a *app) verify(ctx context.Context, st *store.Store, engine *liveEngine, d
 		a.remark("the job runs with it; what is expected must be seen by %s", when(due))
 	}
 	follower := &follower{app: a, st: st, engine: engine, job: d.plan.Job}
-	j := &judge{app: a, st: st, doc: d, policy: pol, settled: settled}
+	j := &judge{app: a, st: st, doc: d, by: by, settled: settled}
 	for {
 		if err := follower.poll(ctx); err != nil {
 			return a.unjudged(ctx, d, err)
@@ -60,7 +60,7 @@ func (a *app) verify(ctx context.Context, st *store.Store, engine *liveEngine, d
 			return a.unjudged(ctx, d, err)
 		}
 		if over {
-			return a.judged(ctx, st, engine, d, f, pol, v, settled, done)
+			return a.judged(ctx, st, engine, d, f, by.policy, v, settled, done)
 		}
 		if err := pause(ctx, followEvery); err != nil {
 			return a.unjudged(ctx, d, err)
@@ -155,7 +155,7 @@ func (a *app) flagsOf(ctx context.Context, st *store.Store, d *document, given j
 	if !ok {
 		source = policySource{Policy: d.plan.Policy}
 	}
-	f := judgeFlags{policy: source.Policy, changed: func(string) bool { return true }}
+	f := judgeFlags{policy: source.Policy, model: source.Model, changed: func(string) bool { return true }}
 	for key, value := range source.Params {
 		f.params = append(f.params, key+"="+value)
 	}
@@ -221,7 +221,7 @@ type judge struct {
 	app     *app
 	st      *store.Store
 	doc     *document
-	policy  *policy.Policy
+	by      judgedBy
 	settled time.Time
 
 	seen []apply.Seen
@@ -234,7 +234,7 @@ func (j *judge) look(ctx context.Context) (v apply.Verdict, over bool, err error
 	if err != nil {
 		return v, false, err
 	}
-	first := j.settled.Add(j.policy.Window)
+	first := j.settled.Add(j.by.policy.Window)
 	for at := later(first, j.last.Add(looksEvery)); !at.After(newest); at = at.Add(looksEvery) {
 		s, err := j.at(ctx, at)
 		if err != nil {
@@ -260,14 +260,15 @@ func later(x, y time.Time) time.Time {
 // at is what the window that ends at a time shows.
 func (j *judge) at(ctx context.Context, at time.Time) (apply.Seen, error) {
 	p := j.doc.plan
-	h, err := j.st.History(ctx, p.Job, at.Add(-lookbackOf(j.policy)), at)
+	h, err := j.st.History(ctx, p.Job, at.Add(-lookbackOf(j.by.policy)), at)
 	if err != nil {
 		return apply.Seen{}, err
 	}
-	result, err := diagnose.Evaluate(h, at, j.policy)
+	result, err := diagnose.Evaluate(h, at, j.by.policy)
 	if err != nil {
 		return apply.Seen{}, err
 	}
+	result = result.Fuse(j.by.model)
 	snap := result.Snapshot
 	offered := map[string]float64{}
 	for _, l := range snap.Loads() {
@@ -290,19 +291,7 @@ func (j *judge) at(ctx context.Context, at time.Time) (apply.Seen, error) {
 			}
 			return math.NaN()
 		},
-		Probability: func(pair dhalion.Pair) (float64, bool) {
-			for _, d := range result.Diagnoses {
-				if d.Target == pair.Target && d.Cause == pair.Cause {
-					return d.Probability, true
-				}
-			}
-			for _, u := range result.Unknown {
-				if u.Cause == "" || u.Cause == pair.Cause && u.Target == pair.Target {
-					return 0, false
-				}
-			}
-			return 0, true
-		},
+		Probability: result.Probability,
 		// A topology from before the plan was in effect says nothing of what came after.
 		Changed: changedSince(p, snap.Topology, snap.HasTopology && snap.Topology.From.After(j.settled)),
 	}, nil

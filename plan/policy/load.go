@@ -60,6 +60,7 @@ type document struct {
 	Minimum    *minimumYAML         `yaml:"minimum,omitempty"`
 	Sizing     Sizing               `yaml:"sizing,omitempty"`
 	Decisions  Decisions            `yaml:"decisions,omitempty"`
+	Model      Model                `yaml:"model,omitempty"`
 	Parameters map[string]scalar    `yaml:"parameters,omitempty"`
 	Priors     map[string]float64   `yaml:"priors,omitempty"`
 	Components map[string]Component `yaml:"components,omitempty"`
@@ -353,6 +354,9 @@ func (d *document) merge(o document, file string) error {
 	if o.Decisions != "" {
 		d.Decisions = o.Decisions
 	}
+	if o.Model != "" {
+		d.Model = o.Model
+	}
 	if o.Minimum != nil {
 		if d.Minimum == nil {
 			d.Minimum = &minimumYAML{}
@@ -468,7 +472,7 @@ func mergeByName[T any](below, own []T, file, what string, of func(T) (name scal
 // check turns a merged document into a policy.
 func (d *document) check(chain []fileDocument, known Catalogue, params map[string]string) (*Policy, error) {
 	p := &Policy{
-		Name: d.Name, Window: time.Minute, Minimum: Minimum{Span: 20 * time.Second, Polls: 4}, Sizing: SizingUtilisation, Decisions: DecideGraded,
+		Name: d.Name, Window: time.Minute, Minimum: Minimum{Span: 20 * time.Second, Polls: 4}, Sizing: SizingUtilisation, Decisions: DecideGraded, Model: ModelActive,
 		Priors: map[dhalion.Cause]float64{}, Components: d.Components, Parameters: Parameters{map[string]value{}},
 	}
 	if p.Name == "" {
@@ -504,6 +508,19 @@ func (d *document) check(chain []fileDocument, known Catalogue, params map[strin
 		p.Decisions = DecideBinary
 	default:
 		return nil, at(chain, []string{"decisions"}, "decisions %q are neither %s nor %s", d.Decisions, DecideGraded, DecideBinary)
+	}
+	switch d.Model {
+	case "":
+	case ModelActive, ModelDefault, ModelNone:
+		p.Model = d.Model
+	default:
+		return nil, at(chain, []string{"model"}, "model %q is none of %s, %s and %s", d.Model, ModelActive, ModelDefault, ModelNone)
+	}
+	if p.Decisions == DecideBinary {
+		if d.Model != "" && d.Model != ModelNone {
+			return nil, at(chain, []string{"model"}, "model %s: a %s decision leaves nothing to combine", d.Model, DecideBinary)
+		}
+		p.Model = ModelNone
 	}
 	if d.Minimum != nil {
 		if d.Minimum.Span != "" {
@@ -846,6 +863,9 @@ func (p *Policy) YAML() []byte {
 	}
 	if p.Decisions != DecideGraded {
 		d.Decisions = p.Decisions
+	}
+	if p.Model != ModelActive && p.Decisions != DecideBinary {
+		d.Model = p.Model
 	}
 	for name, v := range p.Parameters.values {
 		d.Parameters[name] = scalar{text: v.String(), number: v.kind == 'n'}

@@ -28,6 +28,7 @@ type Policy struct {
 	Minimum    Minimum
 	Sizing     Sizing
 	Decisions  Decisions
+	Model      Model
 	Parameters Parameters
 	Priors     map[dhalion.Cause]float64 // log-odds
 	Components map[string]Component
@@ -73,6 +74,17 @@ const (
 	// and a detector without hold and clear is asked at the one time alone. The
 	// published systems decide like this.
 	DecideBinary Decisions = "binary"
+)
+
+// Model says which learned model the rules' answers are combined with. Nothing is
+// combined where decisions are binary.
+type Model string
+
+// The models that a policy can name. Others have ids, which are those of one registry.
+const (
+	ModelActive  Model = "active"  // the one that was promoted; where none was, the program's own
+	ModelDefault Model = "default" // the program's own
+	ModelNone    Model = "none"    // the rules answer alone
 )
 
 // Objective is what a job is to achieve.
