@@ -28,7 +28,7 @@ var voiceNames = [voices]string{"rules", "classifier", "synthesis"}
 
 // loudest bounds what a voice may say, in log-odds: of what is surer there are no
 // examples enough.
-const loudest = 8
+const loudest = 4
 
 // spoken is what the voices say of one pair, in log-odds; NaN is silence.
 type spoken [voices]float64

@@ -60,11 +60,12 @@ func Excluded(name string) bool {
 	return strings.Contains(name, "elsewhere") || strings.Contains(name, "cpu_fraction") || strings.Contains(name, "gc_fraction")
 }
 
-// columnsOf are the positions of the features that classifiers get.
-func columnsOf(kind dhalion.TargetKind) []int {
+// columnsOf are the positions of the features that classifiers get, and of others that
+// shall be among them.
+func columnsOf(kind dhalion.TargetKind, also func(string) bool) []int {
 	var out []int
 	for i, name := range features.JudgingSchema(kind).Names {
-		if !Excluded(name) {
+		if !Excluded(name) || also != nil && also(name) {
 			out = append(out, i)
 		}
 	}
@@ -75,6 +76,8 @@ func columnsOf(kind dhalion.TargetKind) []int {
 type TrainOptions struct {
 	Learner models.Learner
 	Seed    uint64
+	// Also gives classifiers features that are Excluded; it may be nil.
+	Also func(feature string) bool
 	// Progress is told of fits that are done; it may be nil.
 	Progress func(done, of int)
 }
@@ -93,7 +96,7 @@ func Train(ctx context.Context, examples []Example, opt TrainOptions) (*Learned,
 	folds := foldsOf(examples)
 	m := &Learned{About: about(examples, rows, opt), Classifiers: map[seat]models.Model{}, Familiar: map[dhalion.TargetKind]*Familiar{}, columns: map[dhalion.TargetKind][]int{}}
 	for _, kind := range dhalion.TargetKinds {
-		m.columns[kind] = columnsOf(kind)
+		m.columns[kind] = columnsOf(kind, opt.Also)
 		m.Familiar[kind] = newFamiliar(kind, m.columns[kind], examples, folds)
 	}
 	k := slices.Max(folds) + 1
@@ -112,7 +115,7 @@ func Train(ctx context.Context, examples []Example, opt TrainOptions) (*Learned,
 	for _, s := range all {
 		of := slices.DeleteFunc(slices.Clone(rows), func(r exampleRow) bool { return seatOf(r.Pair) != s })
 		for f := range k {
-			c, err := m.fit(ctx, s, of, func(r exampleRow) bool { return folds[r.example] != f }, opt)
+			c, err := m.fit(ctx, s, slices.DeleteFunc(slices.Clone(of), func(r exampleRow) bool { return folds[r.example] == f }), opt)
 			if err != nil {
 				return nil, err
 			}
@@ -123,7 +126,7 @@ func Train(ctx context.Context, examples []Example, opt TrainOptions) (*Learned,
 			}
 			tell()
 		}
-		c, err := m.fit(ctx, s, of, func(exampleRow) bool { return true }, opt)
+		c, err := m.fit(ctx, s, of, opt)
 		if err != nil {
 			return nil, err
 		}
@@ -259,9 +262,38 @@ func sorted(m map[string]int) []string {
 	return names
 }
 
-// fit is the classifier of a seat, nil where there is too little to learn from.
-func (m *Learned) fit(ctx context.Context, s seat, rows []exampleRow, use func(exampleRow) bool, opt TrainOptions) (models.Model, error) {
-	columns := m.columns[s.Kind]
+// Table is what the classifier of one cause at one kind of target learns from.
+type Table struct {
+	Cause dhalion.Cause
+	Kind  dhalion.TargetKind
+	Data  *models.Data // classes 0 and 1: whether it holds; weights of mean 1
+}
+
+// Tables are those of examples, one a cause and kind of target of which there is
+// enough to learn from; features are those of Inputs.
+func Tables(examples []Example) []Table {
+	rows := rowsOf(examples)
+	var out []Table
+	for _, s := range seats() {
+		of := slices.DeleteFunc(slices.Clone(rows), func(r exampleRow) bool { return seatOf(r.Pair) != s })
+		if d := tableOf(s, columnsOf(s.Kind, nil), of); d != nil {
+			out = append(out, Table{s.Cause, s.Kind, d})
+		}
+	}
+	return out
+}
+
+// Inputs are the features of a case that classifiers get.
+func Inputs(c Case) []float64 {
+	var x []float64
+	for _, i := range columnsOf(c.Target.Kind, nil) {
+		x = append(x, c.Vector.Values[i])
+	}
+	return x
+}
+
+// tableOf is the data of a seat's rows, nil where there is too little to learn from.
+func tableOf(s seat, columns []int, rows []exampleRow) *models.Data {
 	d := &models.Data{Classes: 2}
 	for _, i := range columns {
 		d.Names = append(d.Names, features.JudgingSchema(s.Kind).Names[i])
@@ -269,9 +301,6 @@ func (m *Learned) fit(ctx context.Context, s seat, rows []exampleRow, use func(e
 	held := map[int]bool{}
 	var weight float64
 	for _, r := range rows {
-		if !use(r) {
-			continue
-		}
 		for _, i := range columns {
 			d.X = append(d.X, r.Vector.Values[i])
 		}
@@ -284,11 +313,20 @@ func (m *Learned) fit(ctx context.Context, s seat, rows []exampleRow, use func(e
 		}
 	}
 	if len(held) < leastIncidents || s.Cause == dhalion.Failing {
-		return nil, nil // failing is a count of outages by definition: there is nothing to learn
+		return nil // failing is a count of outages by definition: there is nothing to learn
 	}
 	// Learners count rows: weights of mean one keep what they ask of a leaf.
 	for i := range d.Weight {
 		d.Weight[i] *= float64(d.Rows) / weight
+	}
+	return d
+}
+
+// fit is the classifier of a seat, nil where there is too little to learn from.
+func (m *Learned) fit(ctx context.Context, s seat, rows []exampleRow, opt TrainOptions) (models.Model, error) {
+	d := tableOf(s, m.columns[s.Kind], rows)
+	if d == nil {
+		return nil, nil
 	}
 	c, err := opt.Learner.Fit(ctx, d, opt.Seed)
 	if err != nil {
@@ -505,18 +543,6 @@ func newFamiliar(kind dhalion.TargetKind, columns []int, examples []Example, fol
 		f.Limit = all.Limit
 	}
 	return all
-}
-
-// Classified are the classifiers' own probabilities of cases, before any fusion; 0
-// where there is no classifier.
-func (m *Learned) Classified(cases []Case) []float64 {
-	out := make([]float64, len(cases))
-	for i, c := range cases {
-		if k := m.Classifiers[seatOf(c.Pair)]; k != nil {
-			out[i] = logistic(m.ask(k, c.Target.Kind, c.Vector.Values))
-		}
-	}
-	return out
 }
 
 // Judges names the causes that the model has classifiers for, sorted.

@@ -54,6 +54,7 @@ const (
 	heldMost     = 6    // hypotheses in one explanation
 	magnitudes   = 24   // tried per hypothesis
 	foremostMost = 16   // instances of a component that are simulated
+	cheaper      = 0.7  // times the healthy time per record, below which records have become cheaper
 	slowLeast    = 1.4  // the range of factors of the slow: log-uniform
 	slowMost     = 8.0
 	alikeLeast   = 1.05 // of a component whose records cost more, which is no cause by itself
@@ -205,9 +206,12 @@ func (s *scene) stage(snap *features.Snapshot, past features.Healthy, load featu
 		}
 		st.parts = append(st.parts, n)
 	}
-	var healthy []float64
+	var healthy, now []float64
 	for i := range st.parts {
 		n := &st.parts[i]
+		if n.service > 0 {
+			now = append(now, n.service)
+		}
 		even := float64(len(st.parts))
 		n.uneven = n.rate * even / total // NaN where nothing flows
 		n.usual, n.loose = 1, shareSpread
@@ -220,7 +224,13 @@ func (s *scene) stage(snap *features.Snapshot, past features.Healthy, load featu
 		}
 	}
 	if len(healthy) > 0 {
-		st.capacity = float64(len(st.parts)) / middle(healthy)
+		// Records that have become much cheaper since are no noise: then the present tells
+		// what the component can do.
+		seconds := middle(healthy)
+		if 2*len(now) > len(st.parts) && middle(now) < cheaper*seconds {
+			seconds = middle(now)
+		}
+		st.capacity = float64(len(st.parts)) / seconds
 	}
 	return st
 }

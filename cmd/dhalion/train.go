@@ -19,15 +19,6 @@ import (
 	"github.com/dhalion-go/dhalion/plan/planfile"
 )
 
-// learners are those that train compares: small trees, for incidents are few.
-func learners() map[string]models.Learner {
-	return map[string]models.Learner{
-		"booster":  &models.Booster{Rounds: 80, Rate: .1, Leaves: 8, Depth: 3, Least: 10, L2: 5, Rows: .7, Columns: .5},
-		"forest":   &models.Forest{Trees: 100, Least: 3},
-		"logistic": &models.Logistic{L2: 10},
-	}
-}
-
 // How close together the windows are that are learned from.
 const (
 	learnEvery      = 5 * time.Second
@@ -57,9 +48,9 @@ certainty, and never scored by.`,
 			}
 			names := []string{learner}
 			if learner == "all" {
-				names = slices.Sorted(maps.Keys(learners()))
-			} else if learners()[learner] == nil {
-				return usagef("--learner %q is none of %s, all", learner, strings.Join(slices.Sorted(maps.Keys(learners())), ", "))
+				names = slices.Concat(slices.Sorted(maps.Keys(diagnose.Learners())), slices.Sorted(maps.Keys(diagnose.Baselines())))
+			} else if diagnose.Learners()[learner] == nil {
+				return usagef("--learner %q is none of %s, all", learner, strings.Join(slices.Sorted(maps.Keys(diagnose.Learners())), ", "))
 			}
 			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
 				examples, err := a.examples(ctx, st, f, noOutcomes)
@@ -83,14 +74,14 @@ certainty, and never scored by.`,
 		},
 	}
 	a.policyFlags(c, &f)
-	c.Flags().StringVar(&learner, "learner", learner, "booster, forest, logistic, or all: that of the least log loss is kept")
+	c.Flags().StringVar(&learner, "learner", learner, "booster, forest, logistic, or all: that of the least log loss is kept; beside them golearn's cart and naive-bayes are tried")
 	c.Flags().Uint64Var(&seed, "seed", seed, "of all that is drawn: equal incidents and seeds give equal models")
 	c.Flags().StringVar(&holdout, "holdout", "", "leave this `family` (or job) out, and score the model on it")
 	c.Flags().BoolVar(&noOutcomes, "no-outcomes", false, "leave incidents out that come from judged outcomes")
 	c.Flags().BoolVar(&promote, "promote", false, "make it the active model")
 	c.Flags().StringVar(&note, "note", "", "what to remember about it")
 	c.Flags().StringVar(&as, "as", "", "`person` who trains it (default: the user)")
-	a.complete(c, "learner", append(slices.Sorted(maps.Keys(learners())), "all")...)
+	a.complete(c, "learner", append(slices.Sorted(maps.Keys(diagnose.Learners())), "all")...)
 	return c
 }
 
@@ -151,7 +142,7 @@ func (t *training) train(ctx context.Context, examples []diagnose.Example, names
 			}
 		}
 		t.Tried[name] = diagnose.Assess(scored, p)
-		if loss := t.Tried[name].LogLoss; loss < best {
+		if loss := t.Tried[name].LogLoss; loss < best && diagnose.Learners()[name] != nil {
 			best, t.Learner = loss, name
 		}
 	}
@@ -171,7 +162,11 @@ func (t *training) train(ctx context.Context, examples []diagnose.Example, names
 func (t *training) fit(ctx context.Context, from []diagnose.Example, name, what string) (*diagnose.Learned, error) {
 	progress, end := t.app.steps(what)
 	defer end()
-	m, err := diagnose.Train(ctx, from, diagnose.TrainOptions{Learner: learners()[name], Seed: t.seed, Progress: progress})
+	learner := diagnose.Learners()[name]
+	if learner == nil {
+		learner = diagnose.Baselines()[name]
+	}
+	m, err := diagnose.Train(ctx, from, diagnose.TrainOptions{Learner: learner, Seed: t.seed, Progress: progress})
 	if err != nil {
 		return nil, fmt.Errorf("train: %s: %w", what, err)
 	}

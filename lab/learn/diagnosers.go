@@ -7,86 +7,162 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/diagnose"
 	"github.com/dhalion-go/dhalion/models"
 )
 
-// learners are those that train compares; small data want small trees.
-func learners() map[string]models.Learner {
-	return map[string]models.Learner{
-		"booster": &models.Booster{Rounds: 80, Rate: .1, Leaves: 8, Depth: 3, Least: 10, L2: 5, Rows: .7, Columns: .5},
-		"forest":  &models.Forest{Trees: 200, Least: 3},
-	}
-}
-
 // shipped is the learner of the default model.
 const shipped = "booster"
 
-func diagnosers(seed uint64) []diagnoser {
-	rules := func(w window) []float64 {
-		p := make([]float64, len(w.Cases))
-		for i, c := range w.Cases {
-			if !math.IsNaN(c.Rules) {
-				p[i] = logistic(c.Rules)
-			}
-		}
-		return p
-	}
+// fusionOf is the name of the fusion with a learner.
+func fusionOf(learner string) string { return "fusion with " + learner }
+
+// withProcessor is the fusion whose classifiers get what is excluded for the sake of
+// other machines.
+const withProcessor = "fusion, cpu and gc too"
+
+// diagnosers are all that are compared, the shipped fusion last.
+func diagnosers(seed uint64, foreign *sklearn) []diagnoser {
 	all := []diagnoser{
-		{"rules", func(context.Context, []window) (func(window) []float64, error) { return rules, nil }},
-		{"rules+platt", func(_ context.Context, from []window) (func(window) []float64, error) {
-			var p []float64
-			var h []bool
-			for _, w := range from {
-				if !scored(w) {
-					continue
-				}
-				for i, v := range rules(w) {
-					if !math.IsNaN(w.Holds[i]) {
-						p, h = append(p, v), append(h, w.Holds[i] == 1)
-					}
-				}
-			}
-			c := models.Platt(p, h, nil)
-			return func(w window) []float64 {
-				p := rules(w)
-				for i := range p {
-					p[i] = c.Of(p[i])
-				}
-				return p
-			}, nil
-		}},
+		{"paper", paper},
+		{"rules", func(context.Context, []window) (asker, error) { return each(byRules), nil }},
+		{"rules+platt", rulesScaled},
+		{"synthesis", func(context.Context, []window) (asker, error) { return each(bySynthesis), nil }},
 	}
-	for _, name := range slices.Sorted(maps.Keys(learners())) {
-		// What a learner says alone and in the fusion comes from one training.
-		trained := map[string]*diagnose.Learned{}
-		train := func(ctx context.Context, from []window) (*diagnose.Learned, error) {
-			key := shapesOf(from)
-			if m := trained[key]; m != nil {
-				return m, nil
-			}
-			m, err := diagnose.Train(ctx, examples(from), diagnose.TrainOptions{Learner: learners()[name], Seed: seed})
-			trained[key] = m
-			return m, err
+	for _, some := range []map[string]models.Learner{diagnose.Baselines(), diagnose.Learners()} {
+		for _, name := range slices.Sorted(maps.Keys(some)) {
+			all = append(all, diagnoser{name, alone(some[name], seed)})
 		}
-		all = append(all,
-			diagnoser{name, func(ctx context.Context, from []window) (func(window) []float64, error) {
-				m, err := train(ctx, from)
-				return func(w window) []float64 { return m.Classified(w.Cases) }, err
-			}},
-			diagnoser{"fusion with " + name, func(ctx context.Context, from []window) (func(window) []float64, error) {
-				m, err := train(ctx, from)
-				return func(w window) []float64 { return m.Probabilities(w.Cases) }, err
-			}})
+	}
+	for _, name := range []string{"HistGradientBoosting", "RandomForest"} {
+		all = append(all, diagnoser{"scikit-learn " + name, foreign.learn(name, seed)})
+	}
+	all = append(all, diagnoser{withProcessor, fusion(diagnose.TrainOptions{Learner: diagnose.Learners()[shipped], Seed: seed, Also: func(name string) bool {
+		return strings.Contains(name, "cpu_fraction") || strings.Contains(name, "gc_fraction")
+	}})})
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(diagnose.Learners())), func(name string) bool { return name == shipped })
+	for _, name := range append(names, shipped) {
+		all = append(all, diagnoser{fusionOf(name), fusion(diagnose.TrainOptions{Learner: diagnose.Learners()[name], Seed: seed})})
 	}
 	return all
 }
 
-// shapesOf names what windows are of.
-func shapesOf(all []window) string {
-	shapes := map[string]bool{}
-	for _, w := range all {
-		shapes[w.Family] = true
+// asker gives the probabilities of windows' cases.
+type asker func([]window) ([][]float64, error)
+
+func each(ask func(window) []float64) asker {
+	return func(all []window) ([][]float64, error) {
+		out := make([][]float64, len(all))
+		for i, w := range all {
+			out[i] = ask(w)
+		}
+		return out, nil
 	}
-	return strings.Join(slices.Sorted(maps.Keys(shapes)), " ")
+}
+
+func byRules(w window) []float64 { return diagnose.ByRules(w.Cases) }
+
+// bySynthesis asks the simulated hypotheses alone; what they do not speak of does not
+// hold.
+func bySynthesis(w window) []float64 {
+	p := make([]float64, len(w.Cases))
+	for i, c := range w.Cases {
+		if !math.IsNaN(c.Synthesis) {
+			p[i] = logistic(c.Synthesis)
+		}
+	}
+	return p
+}
+
+// paper is the Dhalion paper's policy, which says yes or no. Its yes is worth as much
+// as it was on the shapes that are known, and so is its no, by Laplace's rule.
+func paper(_ context.Context, from []window) (asker, error) {
+	var held, said [2]float64
+	for _, w := range from {
+		for i, yes := range w.Paper {
+			if scored(w) && !math.IsNaN(w.Holds[i]) {
+				k := 0
+				if yes {
+					k = 1
+				}
+				held[k] += w.Holds[i]
+				said[k]++
+			}
+		}
+	}
+	return each(func(w window) []float64 {
+		p := make([]float64, len(w.Cases))
+		for i := range p {
+			k := 0
+			if i < len(w.Paper) && w.Paper[i] {
+				k = 1
+			}
+			p[i] = (held[k] + 1) / (said[k] + 2)
+		}
+		return p
+	}), nil
+}
+
+// rulesScaled are the rules after Platt scaling on the shapes that are known.
+func rulesScaled(_ context.Context, from []window) (asker, error) {
+	var p []float64
+	var h []bool
+	for _, w := range from {
+		if !scored(w) {
+			continue
+		}
+		for i, v := range byRules(w) {
+			if !math.IsNaN(w.Holds[i]) {
+				p, h = append(p, v), append(h, w.Holds[i] == 1)
+			}
+		}
+	}
+	c := models.Platt(p, h, nil)
+	return each(func(w window) []float64 {
+		p := byRules(w)
+		for i := range p {
+			p[i] = c.Of(p[i])
+		}
+		return p
+	}), nil
+}
+
+// place is where a classifier sits.
+type place struct {
+	cause dhalion.Cause
+	kind  dhalion.TargetKind
+}
+
+// alone is a learner by itself, a classifier a cause and kind of target; where it has
+// too little to learn from, nothing holds.
+func alone(l models.Learner, seed uint64) func(context.Context, []window) (asker, error) {
+	return func(ctx context.Context, from []window) (asker, error) {
+		learned := map[place]models.Model{}
+		for _, t := range diagnose.Tables(examples(from)) {
+			m, err := l.Fit(ctx, t.Data, seed)
+			if err != nil {
+				return nil, err
+			}
+			learned[place{t.Cause, t.Kind}] = m
+		}
+		return each(func(w window) []float64 {
+			p := make([]float64, len(w.Cases))
+			for i, c := range w.Cases {
+				if m := learned[place{c.Cause, c.Target.Kind}]; m != nil {
+					var two [2]float64
+					m.Predict(diagnose.Inputs(c), two[:])
+					p[i] = two[1]
+				}
+			}
+			return p
+		}), nil
+	}
+}
+
+func fusion(opt diagnose.TrainOptions) func(context.Context, []window) (asker, error) {
+	return func(ctx context.Context, from []window) (asker, error) {
+		m, err := diagnose.Train(ctx, examples(from), opt)
+		return each(func(w window) []float64 { return m.Probabilities(w.Cases) }), err
+	}
 }

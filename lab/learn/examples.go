@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,6 +35,7 @@ type window struct {
 	Asked []asked
 	About recorded.Incident // zero in quiet windows
 	Burn  bool
+	Paper []bool // whether the paper's policy says so, of each case; where asked
 }
 
 func (w window) when(a asked) bool {
@@ -52,8 +55,8 @@ const (
 )
 
 // windows judges every run by a policy at the times that scores and learners ask
-// for.
-func windows(ctx context.Context, runs []recorded.Run, p *policy.Policy) ([]window, error) {
+// for, and by the paper's at those of scores.
+func windows(ctx context.Context, runs []recorded.Run, p, paper *policy.Policy) ([]window, error) {
 	all := make([][]window, len(runs))
 	errs := make([]error, len(runs))
 	next := make(chan int)
@@ -61,7 +64,7 @@ func windows(ctx context.Context, runs []recorded.Run, p *policy.Policy) ([]wind
 	for range runtime.GOMAXPROCS(0) {
 		group.Go(func() {
 			for i := range next {
-				all[i], errs[i] = windowsOf(ctx, runs[i], p)
+				all[i], errs[i] = windowsOf(ctx, runs[i], p, paper)
 			}
 		})
 	}
@@ -80,7 +83,7 @@ func windows(ctx context.Context, runs []recorded.Run, p *policy.Policy) ([]wind
 	return out, nil
 }
 
-func windowsOf(ctx context.Context, run recorded.Run, p *policy.Policy) ([]window, error) {
+func windowsOf(ctx context.Context, run recorded.Run, p, paper *policy.Policy) ([]window, error) {
 	var held []dhalion.Incident
 	for _, in := range run.Incidents {
 		held = append(held, in.Held...)
@@ -102,7 +105,17 @@ func windowsOf(ctx context.Context, run recorded.Run, p *policy.Policy) ([]windo
 		if in.Name == "" {
 			e.Incident = run.Name + "/" + at.Format("150405")
 		}
-		out = append(out, window{Example: e, Asked: when, About: in, Burn: run.Burn})
+		w := window{Example: e, Asked: when, About: in, Burn: run.Burn}
+		if len(when) > 0 {
+			r, err := diagnose.Evaluate(run.History, at, paper)
+			if err != nil {
+				return err
+			}
+			for _, c := range e.Cases {
+				w.Paper = append(w.Paper, slices.ContainsFunc(r.Diagnoses, func(d dhalion.Diagnosis) bool { return d.Target == c.Target && d.Cause == c.Cause }))
+			}
+		}
+		out = append(out, w)
 		return nil
 	}
 	for _, in := range run.Incidents {
@@ -120,7 +133,8 @@ func windowsOf(ctx context.Context, run recorded.Run, p *policy.Policy) ([]windo
 		for a, at := range map[asked]time.Time{at30: in.Start.Add(30 * time.Second), at60: minute, atEnd: in.End.Add(-3 * time.Second)} {
 			times[at] = append(times[at], a)
 		}
-		for at, when := range times {
+		for _, at := range slices.SortedFunc(maps.Keys(times), time.Time.Compare) {
+			when := times[at]
 			if err := add(at, in, when...); err != nil {
 				return nil, err
 			}

@@ -5,12 +5,14 @@
 //
 // It prints, for every diagnoser, how often the first diagnosis is the right one at
 // its target, how far its probabilities can be relied on, their log loss, compounds,
-// and false alarms of quiet windows, each with n.
+// and false alarms of quiet windows, each with n; then all beside the fusion that is
+// shipped, and whether that one comes to what it must.
 package main
 
 import (
 	"context"
 	"encoding/gob"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -29,6 +31,7 @@ func main() {
 	cache := flag.String("cache", "", "`file` that keeps the judged windows between two calls")
 	only := flag.String("only", "", "diagnosers to measure, by name, with commas between (default: all)")
 	seed := flag.Uint64("seed", 1, "of learners and resamples")
+	asked := flag.Bool("bars", true, "fail where the last diagnoser misses what it must come to")
 	out := flag.String("out", "", "also train the fusion with the booster on the whole corpus, and write the model to this `file`")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "usage: learn [flags] CORPUS")
@@ -41,13 +44,13 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, flag.Arg(0), *cache, strings.Split(*only, ","), *seed, *out); err != nil {
+	if err := run(ctx, flag.Arg(0), *cache, strings.Split(*only, ","), *seed, *asked, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "learn:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, corpus, cache string, only []string, seed uint64, out string) error {
+func run(ctx context.Context, corpus, cache string, only []string, seed uint64, asked bool, out string) (err error) {
 	all, err := load(ctx, corpus, cache)
 	if err != nil {
 		return err
@@ -58,7 +61,9 @@ func run(ctx context.Context, corpus, cache string, only []string, seed uint64, 
 	}
 	fmt.Printf("%s, %d windows of %d shapes\n", time.Now().UTC().Format("2006-01-02"), len(all), len(shapes))
 	var scores []score
-	for _, d := range diagnosers(seed) {
+	foreign := &sklearn{}
+	defer func() { err = errors.Join(err, foreign.close()) }()
+	for _, d := range diagnosers(seed, foreign) {
 		if only[0] != "" && !slices.Contains(only, d.name) {
 			continue
 		}
@@ -73,21 +78,28 @@ func run(ctx context.Context, corpus, cache string, only []string, seed uint64, 
 		s.print(os.Stdout)
 	}
 	compare(os.Stdout, scores, seed)
-	if out == "" {
-		return nil
+	if out != "" {
+		if err := write(ctx, out, all, scores, seed); err != nil {
+			return err
+		}
 	}
-	return write(ctx, out, all, scores, seed)
+	if asked && len(scores) > 1 {
+		if missed := bars(os.Stdout, scores, seed); len(missed) > 0 {
+			return fmt.Errorf("%d bars are missed", len(missed))
+		}
+	}
+	return nil
 }
 
 // write trains the default model on everything, and lets it say what one that had not
 // seen a shape came to on it.
 func write(ctx context.Context, file string, all []window, scores []score, seed uint64) error {
-	m, err := diagnose.Train(ctx, examples(all), diagnose.TrainOptions{Learner: learners()[shipped], Seed: seed})
+	m, err := diagnose.Train(ctx, examples(all), diagnose.TrainOptions{Learner: diagnose.Learners()[shipped], Seed: seed})
 	if err != nil {
 		return err
 	}
 	for _, s := range scores {
-		if s.name == "fusion with "+shipped {
+		if s.name == fusionOf(shipped) {
 			m.About.Metrics = s.metrics()
 		}
 	}
@@ -114,7 +126,11 @@ func load(ctx context.Context, corpus, cache string) (all []window, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if all, err = windows(ctx, runs, p); err != nil || cache == "" {
+	paper, err := policy.Load("paper", os.ReadFile, features.Known, nil)
+	if err != nil {
+		return nil, err
+	}
+	if all, err = windows(ctx, runs, p, paper); err != nil || cache == "" {
 		return all, err
 	}
 	f, err := os.Create(cache)

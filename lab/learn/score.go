@@ -19,7 +19,7 @@ import (
 // other shapes.
 type diagnoser struct {
 	name  string
-	learn func(ctx context.Context, from []window) (func(window) []float64, error)
+	learn func(ctx context.Context, from []window) (asker, error)
 }
 
 // leaveOut has every window judged by what was learned from the other shapes.
@@ -35,10 +35,19 @@ func leaveOut(ctx context.Context, all []window, d diagnoser) ([][]float64, erro
 		if err != nil {
 			return nil, err
 		}
+		var of []window
+		var at []int
 		for i, w := range all {
-			if w.Family == shape {
-				out[i] = ask(w)
+			if w.Family == shape && len(w.Asked) > 0 {
+				of, at = append(of, w), append(at, i)
 			}
+		}
+		p, err := ask(of)
+		if err != nil {
+			return nil, err
+		}
+		for k, i := range at {
+			out[i] = p[k]
 		}
 	}
 	return out, nil
@@ -74,6 +83,12 @@ type score struct {
 	losses   []float64 // by pair
 	groups   []string
 	misses   []string
+	// hits are 1 where the first diagnosis of a fault of one cause was right 60 s into
+	// it, else 0; burned are those of instances that burned the processor.
+	hits      []float64
+	incidents []string
+	burned    tally
+	burnLoss  []float64
 }
 
 // scored says that a window counts, once, for calibration and log loss.
@@ -106,6 +121,9 @@ func judge(name string, all []window, p [][]float64, seed uint64) score {
 				if !math.IsNaN(w.Holds[k]) {
 					s.losses = append(s.losses, models.LossOf(p[i][k], w.Holds[k] == 1))
 					s.groups = append(s.groups, w.Incident)
+					if w.Burn {
+						s.burnLoss = append(s.burnLoss, s.losses[len(s.losses)-1])
+					}
 				}
 			}
 		}
@@ -143,6 +161,14 @@ func judge(name string, all []window, p [][]float64, seed uint64) score {
 					s.compound.add(ok)
 				} else {
 					count(s.byCause, string(causes[0]), holds)
+					hit := 0.0
+					if holds {
+						hit = 1
+					}
+					s.hits, s.incidents = append(s.hits, hit), append(s.incidents, w.Incident)
+					if w.Burn {
+						s.burned.add(holds)
+					}
 				}
 				count(s.byShape, w.Family, ok)
 				if !ok {
@@ -250,23 +276,92 @@ func (s score) print(w io.Writer) {
 	}
 }
 
-// compare prints every diagnoser beside the last, with the paired difference of log
-// losses.
+// compare prints every diagnoser beside the last, with the paired differences of log
+// losses and of first diagnoses, resampled by incident.
 func compare(w io.Writer, scores []score, seed uint64) {
 	if len(scores) < 2 {
 		return
 	}
 	last := scores[len(scores)-1]
-	fmt.Fprintf(w, "\n%-24s %10s %10s %10s %10s  log loss less that of %s, 95 %%\n", "", "log loss", "debiased", "compounds", "alarms", last.name)
+	fmt.Fprintf(w, "\nlog loss and first right of one cause at 60 s, less those of %s, 95 %%; better and worse say what it is\n", last.name)
+	fmt.Fprintf(w, "%-36s %9s %9s %8s %8s %8s  %-38s %s\n", "", "log loss", "debiased", "first", "compound", "alarms", "log loss", "first right")
 	for _, s := range scores {
-		d := make([]float64, len(s.losses))
-		for i := range d {
-			d[i] = s.losses[i] - last.losses[i]
-		}
-		mean, low, high := models.PairedBootstrap(d, s.groups, 1000, seed)
-		fmt.Fprintf(w, "%-24s %10.5f %10.4f %6d/%-3d %6d/%-3d  %+.5f (%+.5f to %+.5f)\n", s.name, s.loss, s.ece,
-			s.compound.right, s.compound.all, s.alarms.all-s.alarms.right, s.alarms.all, mean, low, high)
+		loss, first := against(s.losses, last.losses, s.groups, seed), against(s.hits, last.hits, s.incidents, seed)
+		fmt.Fprintf(w, "%-36s %9.5f %9.4f %4d/%-3d %4d/%-3d %4d/%-3d  %-38s %s\n", s.name, s.loss, s.ece, right(s.hits), len(s.hits),
+			s.compound.right, s.compound.all, s.alarms.all-s.alarms.right, s.alarms.all, loss.words(-1), first.words(+1))
 	}
+	fmt.Fprintf(w, "\nof incidents that burned the processor at 60 s: first right, log loss of all pairs of their runs\n")
+	for _, s := range scores {
+		sum := 0.0
+		for _, l := range s.burnLoss {
+			sum += l / float64(len(s.burnLoss))
+		}
+		fmt.Fprintf(w, "%-36s %s  %.5f, n %d\n", s.name, s.burned, sum, len(s.burnLoss))
+	}
+}
+
+func right(hits []float64) (n int) {
+	for _, v := range hits {
+		n += int(v)
+	}
+	return n
+}
+
+// difference is a paired difference with its 95 % interval.
+type difference struct{ mean, low, high float64 }
+
+func against(one, other []float64, groups []string, seed uint64) (d difference) {
+	diff := make([]float64, len(one))
+	for i := range diff {
+		diff[i] = one[i] - other[i]
+	}
+	d.mean, d.low, d.high = models.PairedBootstrap(diff, groups, 1000, seed)
+	return d
+}
+
+// words says how the other one fares, given in which way a difference is in its disfavour.
+func (d difference) words(good float64) string {
+	what := "alike"
+	switch {
+	case good*d.low < 0 && good*d.high < 0:
+		what = "better"
+	case good*d.low > 0 && good*d.high > 0:
+		what = "worse"
+	}
+	return fmt.Sprintf("%+.5f (%+.5f to %+.5f) %s", d.mean, d.low, d.high, what)
+}
+
+// bars prints what the last diagnoser must come to and returns what it misses.
+func bars(w io.Writer, scores []score, seed uint64) (missed []string) {
+	last := scores[len(scores)-1]
+	hold := func(ok bool, format string, args ...any) {
+		mark := "holds"
+		if !ok {
+			mark = "MISSED"
+			missed = append(missed, fmt.Sprintf(format, args...))
+		}
+		fmt.Fprintf(w, "%-7s %s\n", mark, fmt.Sprintf(format, args...))
+	}
+	fmt.Fprintf(w, "\n%s, 60 s into a fault\n", last.name)
+	first := *last.first["60 s moderate+strong"]
+	hold(float64(first.right) >= .9*float64(first.all), "first right, moderate and strong: %s, at least .90", first)
+	hold(last.ece <= .03 && last.alarms.all >= 150, "calibration error of the first, debiased: %.4f of n %d with %d quiet windows, at most .03", last.ece, last.n, last.alarms.all)
+	hold(float64(last.compound.right) >= .8*float64(last.compound.all), "compounds: %s, at least .80", last.compound)
+	alarms := last.alarms.all - last.alarms.right
+	_, most := models.Wilson(alarms, last.alarms.all)
+	hold(float64(alarms) <= .02*float64(last.alarms.all), "quiet windows with an alarm: %d/%d, 95 %% bound %.3f, at most .02", alarms, last.alarms.all, most)
+	for _, s := range scores[:len(scores)-1] {
+		loss, hits := against(s.losses, last.losses, s.groups, seed), against(s.hits, last.hits, s.incidents, seed)
+		switch {
+		case s.name == "rules+platt":
+			hold(last.loss <= .6*s.loss, "log loss: %.5f, %.2f of %s, at most .6", last.loss, last.loss/s.loss, s.name)
+		case s.name == "paper" || s.name == "rules":
+			hold(loss.low > 0 && hits.high <= 0, "better than %s in log loss, and not worse in the first diagnosis", s.name)
+			continue
+		}
+		hold(loss.high >= 0 && hits.low <= 0, "not worse than %s", s.name)
+	}
+	return missed
 }
 
 // logistic is the inverse of log-odds.

@@ -1,0 +1,29 @@
+"""scikit-learn's side of `lab/learn`: the same rows, weights and features as our learners.
+
+usage: scikit.py FOLDER. A line of JSON on stdin names a learner, a seed and how many columns each table has; a table N is
+FOLDER/N-{x,y,w,t}.bin (float64: features row by row, 0 or 1, weights, features asked about). It writes FOLDER/N-p.bin, the
+probability of 1 for each row asked about, and prints "done". Settings are scikit-learn's own.
+"""
+import json
+import os
+import sys
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+
+folder = sys.argv[1]
+for line in sys.stdin:
+    task = json.loads(line)
+    for n, columns in enumerate(task["columns"]):
+        x, y, w, t = (np.fromfile(os.path.join(folder, f"{n}-{s}.bin"), dtype="<f8") for s in "xywt")
+        x, t = x.reshape(-1, columns), t.reshape(-1, columns)
+        if task["learner"] == "HistGradientBoosting":
+            model = HistGradientBoostingClassifier(random_state=task["seed"])
+        else:
+            model = RandomForestClassifier(random_state=task["seed"], n_jobs=-1)
+        p = np.zeros(len(t))
+        if len(t):
+            model.fit(x, y.astype(int), sample_weight=w)
+            p = model.predict_proba(t)[:, list(model.classes_).index(1)]
+        p.astype("<f8").tofile(os.path.join(folder, f"{n}-p.bin"))
+    print("done", flush=True)
