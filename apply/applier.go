@@ -43,8 +43,8 @@ func (s Standing) String() string {
 // Actuator is the only hand on an engine.
 type Actuator interface {
 	// Prepare works out what Act will send, and refuses with an error what cannot
-	// work (no free slots, no such hook). It reads and changes nothing. The same
-	// call gives the same ids in every attempt.
+	// work (no free slots, no such hook); *AwayError is no refusal. It reads and
+	// changes nothing. The same call gives the same ids in every attempt.
 	Prepare(ctx context.Context, c Call) (Intent, error)
 	// Act sends it. It is called again with the same intent only for a call that is
 	// repeatable or checkable.
@@ -52,6 +52,16 @@ type Actuator interface {
 	// Look asks the engine how the call stands; why is for people.
 	Look(ctx context.Context, c Call, i Intent) (s Standing, why string)
 }
+
+// AwayError says that an engine can be asked for nothing now, and may be in a while:
+// it does not answer, or the job is on its way up.
+type AwayError struct{ Err error }
+
+// Error is what was met.
+func (e *AwayError) Error() string { return e.Err.Error() }
+
+// Unwrap is what was met.
+func (e *AwayError) Unwrap() error { return e.Err }
 
 // Classed is an Actuator that says itself what a crash in the middle of its
 // actions means; of any other that follows from the kind of action.
@@ -367,19 +377,22 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 	if open {
 		intent = last.Intent
 	}
-	until := r.a.Now().Add(r.a.SettleIn)
+	until, away := r.a.Now().Add(r.a.SettleIn), false
 	for try := 1; ; try++ {
 		attempt++
 		// A checkable step is gone on with by the ids that it was begun with: half of
 		// it may be done, and what it changes is no longer as it was.
 		if !open || s.Class != Checkable {
 			prepared, err := r.prepare(actuator, c)
+			var gone *AwayError
+			// One that was away has no jobs and no slots at first.
+			away = away || errors.As(err, &gone)
 			switch {
 			case err == nil:
 				intent = prepared
 			case r.ctx.Err() != nil:
 				return "", "", r.ctx.Err()
-			case open && r.a.Now().Before(until):
+			case (open || away) && r.a.Now().Before(until):
 				// The engine may be on its way up again.
 				if err := r.later(s, err.Error()); err != nil {
 					return "", "", err
@@ -388,6 +401,8 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 				continue
 			case open:
 				return Unsure, "it was begun before, and cannot be repeated: " + err.Error(), nil
+			case away:
+				return Refused, fmt.Sprintf("nothing was sent: after %s still %s", r.a.SettleIn, err), nil
 			default:
 				return Refused, err.Error(), nil
 			}

@@ -68,8 +68,8 @@ func (m *memory) last(action int) string {
 // it.
 type engine struct {
 	prepared int
-	acted    []string // ids of the intents
-	prepare  error
+	acted    []string         // ids of the intents
+	prepare  []error          // one after the other, the last again and again; none: it can
 	act      []apply.Result   // one after the other, the last again and again
 	look     []apply.Standing // the same
 }
@@ -84,7 +84,11 @@ func next[T any](all *[]T) (v T) {
 
 func (e *engine) Prepare(_ context.Context, c apply.Call) (apply.Intent, error) {
 	e.prepared++
-	return apply.Intent{ID: fmt.Sprintf("%s prepared %d", c.ID, e.prepared)}, e.prepare
+	i := apply.Intent{ID: fmt.Sprintf("%s prepared %d", c.ID, e.prepared)}
+	if len(e.prepare) == 0 {
+		return i, nil
+	}
+	return i, next(&e.prepare)
 }
 
 func (e *engine) Act(_ context.Context, _ apply.Call, i apply.Intent) apply.Result {
@@ -100,6 +104,8 @@ var (
 	isDone = apply.Result{Outcome: apply.Done}
 	unsure = apply.Result{Outcome: apply.Unsure, Detail: "no answer"}
 	open   *apply.Result
+
+	errNoRun = errors.New("no run is alive")
 )
 
 func TestWhatACrashLeftOpenIsAskedForBeforeItIsRepeated(t *testing.T) {
@@ -120,9 +126,9 @@ func TestWhatACrashLeftOpenIsAskedForBeforeItIsRepeated(t *testing.T) {
 		{"a rescale of which the engine does not tell is repeated", dhalion.SetParallelism, open,
 			engine{look: []apply.Standing{apply.Unknown, apply.Settled}, act: []apply.Result{isDone}}, dhalion.PlanApplied, []string{"p-0 prepared 1"}, 1, apply.Done},
 		{"a rescale that cannot be repeated is tried for a minute and may have been done", dhalion.SetParallelism, open,
-			engine{look: []apply.Standing{apply.Unknown}, prepare: errors.New("no run is alive")}, dhalion.PlanUnclear, nil, 61, "open"},
+			engine{look: []apply.Standing{apply.Unknown}, prepare: []error{errNoRun}}, dhalion.PlanUnclear, nil, 61, "open"},
 		{"a restart that is half done goes on by the ids that it was begun with", dhalion.SetKnob, open,
-			engine{look: []apply.Standing{apply.Undone, apply.Undone, apply.Settled}, act: []apply.Result{unsure, isDone}, prepare: errors.New("no run is alive")},
+			engine{look: []apply.Standing{apply.Undone, apply.Undone, apply.Settled}, act: []apply.Result{unsure, isDone}, prepare: []error{errNoRun}},
 			dhalion.PlanApplied, []string{"p-0 begun", "p-0 begun"}, 0, apply.Done},
 		{"a restart that was done though its answer was lost is known as done", dhalion.SetKnob, &unsure,
 			engine{look: []apply.Standing{apply.Settled}}, dhalion.PlanApplied, nil, 0, apply.Done},
@@ -142,6 +148,33 @@ func TestWhatACrashLeftOpenIsAskedForBeforeItIsRepeated(t *testing.T) {
 				t.Errorf("the last attempt is %s, want %s", got, c.journal)
 			}
 		})
+	}
+}
+
+func TestAnEngineThatIsAwayWhenAStepIsBegunIsWaitedFor(t *testing.T) {
+	away := fmt.Errorf("wrapped: %w", &apply.AwayError{Err: errors.New("connection refused")})
+	for _, c := range []struct {
+		name     string
+		prepare  []error
+		state    dhalion.PlanState
+		prepared int
+		acted    int
+	}{
+		{"a refusal ends it at once", []error{errNoRun}, dhalion.PlanFailed, 1, 0},
+		{"one that is away is asked again", []error{away, away, nil}, dhalion.PlanApplied, 3, 1},
+		{"one that comes up knows of no job at first", []error{away, errNoRun, errNoRun, nil}, dhalion.PlanApplied, 4, 1},
+		{"one that stays away for a minute was sent nothing", []error{away}, dhalion.PlanFailed, 61, 0},
+		{"one that comes up without the job refuses after the minute", []error{away, errNoRun}, dhalion.PlanFailed, 61, 0},
+	} {
+		for _, kind := range []dhalion.ActionKind{dhalion.SetParallelism, dhalion.SetKnob, dhalion.Relocate} {
+			for _, resume := range []bool{false, true} { // a crash may have been before the first intent
+				m, e := &memory{}, &engine{prepare: slices.Clone(c.prepare), act: []apply.Result{isDone}, look: []apply.Standing{apply.Settled}}
+				report := apply1(t, m, e, dhalion.Plan{Job: "prod/j", Actions: []dhalion.Action{{Kind: kind}}}, resume)
+				if report.State != c.state || e.prepared != c.prepared || len(e.acted) != c.acted || len(m.entries) != c.acted {
+					t.Errorf("%s: %s is %s (%s), prepared %d times, sent %d, %d intents", c.name, kind, report.State, report.Why, e.prepared, len(e.acted), len(m.entries))
+				}
+			}
+		}
 	}
 }
 

@@ -100,7 +100,7 @@ func (a *Actuator) run(ctx context.Context) (flink.Job, error) {
 	case len(found) > 1:
 		return flink.Job{}, fmt.Errorf("flink: %d runs are called %s, and which is meant is not known", len(found), a.Job)
 	case found[0].State != flink.Running:
-		return flink.Job{}, fmt.Errorf("flink: %s is %s; it can be changed while it is %s", a.Job, found[0].State, flink.Running)
+		return flink.Job{}, &apply.AwayError{Err: fmt.Errorf("flink: %s is %s; it can be changed while it is %s", a.Job, found[0].State, flink.Running)}
 	}
 	return found[0], nil
 }
@@ -229,7 +229,7 @@ func (a *Actuator) prepareRestart(ctx context.Context, c apply.Call, run flink.J
 func (a *Actuator) bounds(ctx context.Context, run flink.Job) (flink.Requirements, map[string]int, error) {
 	answer := a.Client.Get(ctx, "/jobs/"+run.ID+"/resource-requirements")
 	if !answer.OK() {
-		if bytes.Contains(answer.Body, []byte("UnsupportedOperationException")) {
+		if unsupported(answer) {
 			return nil, nil, nil
 		}
 		return nil, nil, refusal(answer)
@@ -396,12 +396,24 @@ func resultOf(answer flink.Answer) apply.Result {
 		r.Outcome = apply.Done
 	case answer.Status == 0:
 		r.Outcome, r.Detail = apply.Unsure, "no answer: "+answer.Error
-	case answer.Status >= 500 || answer.Status == 404 || answer.Status == 408 || answer.Status == 429:
+	case mayPass(answer) || answer.Status == 404:
 		r.Outcome, r.Detail = apply.Unsure, fmt.Sprintf("HTTP %d: %s", answer.Status, brief(answer.Body))
 	default:
 		r.Outcome, r.Detail = apply.Refused, fmt.Sprintf("HTTP %d: %s", answer.Status, brief(answer.Body))
 	}
 	return r
+}
+
+// mayPass reports whether an answer is of the moment: the JobManager is away, on
+// its way up, or has too much to do.
+func mayPass(answer flink.Answer) bool {
+	return answer.Status == 0 || answer.Status >= 500 || answer.Status == 408 || answer.Status == 429
+}
+
+// unsupported reports whether the scheduler has no resource requirements, of which
+// Flink tells as a server's error.
+func unsupported(answer flink.Answer) bool {
+	return bytes.Contains(answer.Body, []byte("UnsupportedOperationException"))
 }
 
 // brief is the first line of an error's text.
@@ -657,9 +669,15 @@ func ask[T any](ctx context.Context, c *flink.Client, path string) (T, error) {
 	return v, nil
 }
 
+// refusal is the error of an answer that is not the one asked for: *apply.AwayError
+// where it may pass.
 func refusal(answer flink.Answer) error {
+	err := fmt.Errorf("flink: %s %s: HTTP %d: %s", answer.Method, answer.Path, answer.Status, brief(answer.Body))
 	if answer.Status == 0 {
-		return fmt.Errorf("flink: %s %s: no answer: %s", answer.Method, answer.Path, answer.Error)
+		err = fmt.Errorf("flink: %s %s: no answer: %s", answer.Method, answer.Path, answer.Error)
 	}
-	return fmt.Errorf("flink: %s %s: HTTP %d: %s", answer.Method, answer.Path, answer.Status, brief(answer.Body))
+	if mayPass(answer) && !unsupported(answer) {
+		return &apply.AwayError{Err: err}
+	}
+	return err
 }

@@ -52,6 +52,7 @@ type drawn struct {
 	actions   []dhalion.Action
 	lost      int // the request of this number has its effect and no answer
 	broken    int // that of this number is answered with 500 and has none
+	away      int // so many questions are not answered at first
 }
 
 func draw(t *rapid.T) (d drawn) {
@@ -99,6 +100,7 @@ func draw(t *rapid.T) (d drawn) {
 		d.actions = append(d.actions, a)
 	}
 	d.lost, d.broken = rapid.IntRange(0, 5).Draw(t, "lost"), rapid.IntRange(0, 5).Draw(t, "broken")
+	d.away = rapid.IntRange(0, 6).Draw(t, "away")
 	return d
 }
 
@@ -203,12 +205,15 @@ func TestApplyThenRollbackRestoresTheTopologyAndTheArguments(t *testing.T) {
 		}
 		cluster := flinktest.New(p.clock.Now, 3)
 		cluster.Lag, cluster.Restart, cluster.Savepoint = 1500*time.Millisecond, 2*time.Second, 600*time.Millisecond
-		var number atomic.Int32
+		var number, asked atomic.Int32
 		server := httptest.NewServer(cluster)
 		defer server.Close()
 		cluster.StartJar(cluster.Upload("drawn.jar", func([]string) (string, []flinktest.Vertex) { return "orders", d.vertices }), d.arguments...)
 		cluster.SetFault(func(method, _ string) flinktest.Fault {
 			if method == "GET" {
+				if int(asked.Add(1)) <= d.away {
+					return flinktest.Fault{Status: 503}
+				}
 				return flinktest.Fault{}
 			}
 			switch n := int(number.Add(1)); n {
