@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"math"
 	"slices"
+	"time"
 )
 
 // Changes finds where the level of a series changes: the indices at which new
@@ -192,17 +193,23 @@ func SinceChange(feature string, d Detector) Detector {
 		for i, m := range t {
 			values[i] = m.Value(feature)
 		}
-		changes := Changes(values, 3*math.Log(float64(max(len(t), 2))))
-		if len(changes) == 0 {
-			return s
+		times := make([]time.Time, len(t))
+		for i, m := range t {
+			times[i] = m.At
 		}
-		at := t[changes[0]].At
-		for _, c := range changes {
-			if !t[c].At.After(s.Since) {
-				at = t[c].At
-			}
-		}
-		s.Since = at
+		s.Since = sinceChange(times, values, s.Since)
 		return s
 	})
+}
+
+// sinceChange is the last change of a series' level at or before a time, else its
+// first change; with none the time stands.
+func sinceChange(times []time.Time, values []float64, since time.Time) time.Time {
+	at := since
+	for i, c := range Changes(values, 3*math.Log(float64(max(len(values), 2)))) {
+		if i == 0 || !times[c].After(since) {
+			at = times[c]
+		}
+	}
+	return at
 }

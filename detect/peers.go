@@ -3,8 +3,11 @@ package detect
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"gonum.org/v1/gonum/stat/distuv"
+
+	"github.com/dhalion-go/dhalion/internal/parallel"
 )
 
 // Reading is what one instance shows at one moment: a metric of which more is
@@ -75,6 +78,18 @@ func NewPeers(p Peers) (*Peers, error) {
 // always the i-th. A reading as rare as q·q does not enter its instance's history;
 // leaving out all that are seen would cut the tail, as with SPOT.
 func (p *Peers) Next(now []Reading) []PeerVerdict {
+	out := p.Judge(now)
+	for i, r := range now {
+		if !(out[i].Score > 2) {
+			h := &p.instances[i]
+			h.raw, h.norm = keep(h.raw, r.Value, p.History), keep(h.norm, r.normalised(), p.History)
+		}
+	}
+	return out
+}
+
+// Judge judges as Next does, and does not learn from it.
+func (p *Peers) Judge(now []Reading) []PeerVerdict {
 	for len(p.instances) < len(now) {
 		p.instances = append(p.instances, history{})
 	}
@@ -83,18 +98,18 @@ func (p *Peers) Next(now []Reading) []PeerVerdict {
 		raw[i], norm[i] = r.Value, r.normalised()
 	}
 	out := make([]PeerVerdict, len(now))
+	peersRaw, peersNorm := newOthers(raw), newOthers(norm)
+	parallel.Each(len(now), func(i int) {
+		out[i] = p.judge(raw[i], norm[i], peersRaw, peersNorm, p.instances[i])
+	})
 	for i := range now {
 		h := &p.instances[i]
-		out[i] = p.judge(i, raw, norm, h)
 		if out[i].Known {
 			if out[i].Seen {
 				h.score = min(h.score+1, p.Most)
 			} else {
 				h.score = max(h.score-1, 0)
 			}
-		}
-		if !(out[i].Score > 2) {
-			h.raw, h.norm = keep(h.raw, raw[i], p.History), keep(h.norm, norm[i], p.History)
 		}
 		out[i].Persistence = float64(h.score) / float64(p.Persist)
 		out[i].Reported = h.score >= p.Persist
@@ -112,12 +127,18 @@ func keep(past []float64, v float64, most int) []float64 {
 	return append(past, v)
 }
 
-func (p *Peers) judge(i int, raw, norm []float64, h *history) PeerVerdict {
-	if math.IsNaN(raw[i]) {
+func (p *Peers) judge(raw, norm float64, peersRaw, peersNorm *others, h history) PeerVerdict {
+	if math.IsNaN(raw) {
 		return PeerVerdict{}
 	}
-	peers := worse(p.against(raw[i], without(raw, i), 2), p.against(norm[i], without(norm, i), 2))
-	own := worse(p.ownTail(raw[i], h.raw), p.ownTail(norm[i], h.norm))
+	peers := worse(p.unlike(raw, peersRaw), p.unlike(norm, peersNorm))
+	ownRaw, ownNorm := p.against(raw, h.raw), p.against(norm, h.norm)
+	own := worse(ownRaw, ownNorm)
+	// The history's own tail only ever makes a value likelier, and is slow to fit: it is
+	// not asked where the peers are the smaller of the two already.
+	if !(own >= peers) {
+		own = worse(heavier(ownRaw, raw, h.raw), heavier(ownNorm, norm, h.norm))
+	}
 	var tail float64
 	switch {
 	case math.IsNaN(own):
@@ -128,7 +149,7 @@ func (p *Peers) judge(i int, raw, norm []float64, h *history) PeerVerdict {
 		tail = min(1, 2*min(own, peers)) // either of two may raise a false alarm
 	}
 	v := PeerVerdict{Verdict: judged(tail, p.Q), Own: own < peers || math.IsNaN(peers)}
-	if v.Seen && raw[i] <= p.Floor {
+	if v.Seen && raw <= p.Floor {
 		v.Seen, v.Score, v.Probability = false, 1, 0.5
 	}
 	return v
@@ -143,17 +164,67 @@ func worse(raw, norm float64) float64 {
 	return max(raw, norm)
 }
 
-func without(values []float64, i int) []float64 {
-	out := make([]float64, 0, len(values))
-	out = append(out, values[:i]...)
-	return append(out, values[i+1:]...)
+// others are what the instances show at one moment, for each to be held against
+// all but itself: sorted once, and the deviations once for each of the at most
+// three medians that leaving one out gives.
+type others struct {
+	sorted     []float64
+	deviations map[float64][]float64 // by the median that they are from, sorted
 }
 
-// ownTail is the tail probability of a value by its own history: that of against,
-// and once the history has sixty readings, that of the history's own tail if it is
-// heavier.
-func (p *Peers) ownTail(v float64, past []float64) float64 {
-	out := p.against(v, past, leastHistory)
+func newOthers(values []float64) *others {
+	o := &others{sorted: known(values), deviations: map[float64][]float64{}}
+	slices.Sort(o.sorted)
+	if len(o.sorted) < 2 {
+		return o
+	}
+	for _, at := range []int{0, len(o.sorted) / 2, len(o.sorted) - 1} {
+		if m := medianBut(o.sorted, at); o.deviations[m] == nil {
+			o.deviations[m] = deviations(o.sorted, m)
+		}
+	}
+	return o
+}
+
+// level is Level of the values but v, which is one of them, and how many they are.
+func (o *others) level(v float64) (median, spread float64, n int) {
+	at, _ := slices.BinarySearch(o.sorted, v)
+	median = medianBut(o.sorted, at)
+	d := o.deviations[median]
+	if d == nil {
+		d = deviations(o.sorted, median)
+	}
+	at, _ = slices.BinarySearch(d, math.Abs(v-median))
+	return median, normalMAD * medianBut(d, at), len(o.sorted) - 1
+}
+
+func deviations(values []float64, from float64) []float64 {
+	d := make([]float64, len(values))
+	for i, v := range values {
+		d[i] = math.Abs(v - from)
+	}
+	slices.Sort(d)
+	return d
+}
+
+// medianBut is the median of sorted values but the one at a place.
+func medianBut(sorted []float64, place int) float64 {
+	n := len(sorted) - 1
+	at := func(i int) float64 {
+		if i >= place {
+			i++
+		}
+		return sorted[i]
+	}
+	if n%2 == 1 {
+		return at(n / 2)
+	}
+	return at(n/2-1)*0.5 + at(n/2)*0.5
+}
+
+// heavier is a tail probability by an instance's own history, out, or once the
+// history has sixty readings that of its own tail if it is greater.
+func heavier(out, v float64, past []float64) float64 {
 	if len(past) < 60 || math.IsNaN(out) {
 		return out
 	}
@@ -172,15 +243,31 @@ const (
 	leastFrom  = 10   // degrees of freedom of the least spread, which is given, not estimated
 )
 
-// against is the tail probability of a value by the median and spread of others,
-// n of them: a Student t, widened by the median's own error σ·√(π/2n). NaN of
-// fewer than least.
-func (p *Peers) against(v float64, others []float64, least int) float64 {
-	n := len(known(others))
-	if math.IsNaN(v) || n < least {
+// unlike is the tail probability of an instance's value by all others; NaN of fewer
+// than two.
+func (p *Peers) unlike(v float64, all *others) float64 {
+	if math.IsNaN(v) || len(all.sorted) < 3 {
 		return math.NaN()
 	}
-	median, spread := Level(others)
+	return p.tail(v, all.level)
+}
+
+// against is the tail probability of a value by an instance's own past; NaN of less
+// than leastHistory.
+func (p *Peers) against(v float64, past []float64) float64 {
+	if math.IsNaN(v) || len(past) < leastHistory {
+		return math.NaN()
+	}
+	return p.tail(v, func(float64) (float64, float64, int) {
+		median, spread := Level(past)
+		return median, spread, len(past)
+	})
+}
+
+// tail is the tail probability of a value by the median and spread of n others: a
+// Student t, widened by the median's own error σ·√(π/2n).
+func (p *Peers) tail(v float64, level func(v float64) (median, spread float64, n int)) float64 {
+	median, spread, n := level(v)
 	if n < len(small) {
 		spread *= small[n]
 	}

@@ -3,6 +3,7 @@ package detect
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -184,6 +185,24 @@ func TestPeersTakeAnyReadings(t *testing.T) {
 					t.Fatalf("%+v of %v", v, now)
 				}
 			}
+		}
+	})
+}
+
+func TestTheLevelOfAllButOneIsThatOfTheRest(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		values := rapid.SliceOfN(rapid.OneOf(rapid.Float64Range(-10, 10), rapid.SampledFrom([]float64{0, 1, 2, math.NaN()})), 3, 40).Draw(t, "values")
+		i := rapid.IntRange(0, len(values)-1).Draw(t, "i")
+		if math.IsNaN(values[i]) {
+			t.Skip("it is compared with nothing")
+		}
+		rest := slices.DeleteFunc(slices.Delete(slices.Clone(values), i, i+1), math.IsNaN)
+		if len(rest) == 0 {
+			t.Skip("there is no other")
+		}
+		wantMedian, wantSpread := Level(rest)
+		if median, spread, n := newOthers(values).level(values[i]); median != wantMedian || spread != wantSpread || n != len(rest) {
+			t.Fatalf("level %v ± %v of %d, want %v ± %v of %d", median, spread, n, wantMedian, wantSpread, len(rest))
 		}
 	})
 }

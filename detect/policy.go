@@ -10,6 +10,7 @@ import (
 
 	dhalion "github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/features"
+	"github.com/dhalion-go/dhalion/internal/parallel"
 	"github.com/dhalion-go/dhalion/plan/policy"
 )
 
@@ -76,10 +77,7 @@ func Evaluate(r *features.Reader, at time.Time, p *policy.Policy) (Result, error
 		return Result{}, errors.New("detect: evaluate: no policy")
 	}
 	moments := momentsOf(r, at, p)
-	snapshots := make([]*features.Snapshot, len(moments))
-	for i, t := range moments {
-		snapshots[i] = r.At(t)
-	}
+	snapshots := snapshotsAt(r, moments)
 	now := snapshots[len(snapshots)-1]
 
 	result := Result{Snapshot: now, sightings: map[string]map[dhalion.Target]Sighting{}}
@@ -95,14 +93,16 @@ func Evaluate(r *features.Reader, at time.Time, p *policy.Policy) (Result, error
 		trails[target] = trail
 		return trail
 	}
+	learned := newLearner(r, p, moments, now)
 	for _, spec := range p.Detectors {
 		byTarget := map[dhalion.Target]Sighting{}
 		result.sightings[spec.Name] = byTarget
 		unknown := 0
 		targets := now.Targets(spec.Target)
 		var failure error
+		learned.begin()
 		for _, target := range targets {
-			s := detectorOf(spec, p, &failure).Detect(trailOf(target))
+			s := detectorOf(spec, p, learned, target, &failure).Detect(trailOf(target))
 			if failure != nil {
 				break
 			}
@@ -126,19 +126,26 @@ func Evaluate(r *features.Reader, at time.Time, p *policy.Policy) (Result, error
 				Reason: fmt.Sprintf("symptom %s: its detector failed: %v", spec.Name, failure),
 			})
 		case unknown > 0 && unknown == len(targets):
-			result.Unknown = append(result.Unknown, dhalion.Unknown{
-				Target: dhalion.JobTarget(now.Job),
-				Reason: fmt.Sprintf("symptom %s: its features are unknown at every %s", spec.Name, spec.Target),
-			})
+			reason := fmt.Sprintf("its features are unknown at every %s", spec.Target)
+			if learned.reason != "" {
+				reason = learned.reason
+			}
+			result.Unknown = append(result.Unknown, dhalion.Unknown{Target: dhalion.JobTarget(now.Job), Reason: fmt.Sprintf("symptom %s: %s", spec.Name, reason)})
 		}
 	}
 	sortSymptoms(result.Symptoms)
 	return result, nil
 }
 
+func snapshotsAt(r *features.Reader, times []time.Time) []*features.Snapshot {
+	all := make([]*features.Snapshot, len(times))
+	parallel.Each(len(times), func(i int) { all[i] = r.At(times[i]) })
+	return all
+}
+
 // momentary: asked at the one time alone.
 func momentary(spec policy.Detector, p *policy.Policy) bool {
-	return p.Decisions == policy.DecideBinary && spec.Hold == 0 && spec.Clear == 0
+	return spec.Learn == nil && p.Decisions == policy.DecideBinary && spec.Hold == 0 && spec.Clear == 0
 }
 
 // momentsOf are the times at which the features are needed, the last one is at.
@@ -159,8 +166,16 @@ func momentsOf(r *features.Reader, at time.Time, p *policy.Policy) []time.Time {
 	return moments
 }
 
-// detectorOf is the detector that a policy writes.
-func detectorOf(spec policy.Detector, p *policy.Policy, failure *error) Detector {
+// detectorOf is the detector that a policy writes, for a target.
+func detectorOf(spec policy.Detector, p *policy.Policy, l *learner, target dhalion.Target, failure *error) Detector {
+	if spec.Learn != nil {
+		d, err := l.detector(spec, target)
+		if err != nil {
+			*failure = err
+			return Func(func(Trail) Sighting { return Sighting{} })
+		}
+		return d
+	}
 	d := expression(spec, p, failure)
 	if !momentary(spec, p) {
 		return Hold(spec.Hold, spec.Clear, d)

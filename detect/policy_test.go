@@ -34,7 +34,7 @@ func bolt(m dhalion.Metric, values map[int][]float64) *segment.History {
 	return h
 }
 
-func load(t *testing.T, text string) *policy.Policy {
+func load(t testing.TB, text string) *policy.Policy {
 	t.Helper()
 	p, err := policy.Load("p.yaml", func(string) ([]byte, error) { return []byte(text), nil }, features.Known, nil)
 	if err != nil {
@@ -43,7 +43,7 @@ func load(t *testing.T, text string) *policy.Policy {
 	return p
 }
 
-func evaluate(t *testing.T, h *segment.History, at time.Time, p *policy.Policy) detect.Result {
+func evaluate(t testing.TB, h *segment.History, at time.Time, p *policy.Policy) detect.Result {
 	t.Helper()
 	r, err := detect.Evaluate(features.NewReader(h, at, features.Options{Window: p.Window}), at, p)
 	if err != nil {

@@ -30,7 +30,7 @@ func judged(tail, q float64) Verdict {
 		return Verdict{}
 	}
 	tail = min(max(tail, rarest), 1)
-	score := math.Log(tail) / math.Log(q)
+	score := max(0, math.Log(tail)/math.Log(q)) // and never −0
 	return Verdict{Known: true, Seen: score > 1, Score: score, Probability: noNoise(tail), Tail: tail}
 }
 
@@ -253,7 +253,7 @@ func NewSPOT(q, level float64, learn, depth int) (*SPOT, error) {
 	switch {
 	case !rate(q) || !rate(level) || q >= 1-level:
 		return nil, fmt.Errorf("detect: spot: want 0 < q < 1-level < 1, have q %v, level %v", q, level)
-	case float64(learn)*(1-level) < 6:
+	case float64(learn)*(1-level) < 6-1e-9:
 		return nil, fmt.Errorf("detect: spot: %d values hold too few peaks above the %v-quantile; six are wanted", learn, level)
 	case depth < 0:
 		return nil, fmt.Errorf("detect: spot: depth %d is below zero", depth)
@@ -275,13 +275,10 @@ func (s *SPOT) Next(v float64) Verdict {
 	if math.IsNaN(v) || math.IsInf(v, 0) {
 		return Verdict{}
 	}
-	x := v
-	if s.recent != nil {
-		if s.recent.Len() < s.Depth {
-			s.recent.Add(v)
-			return Verdict{}
-		}
-		x -= s.recent.Median()
+	x, known := s.distance(v)
+	if !known {
+		s.recent.Add(v)
+		return Verdict{}
 	}
 	if s.tail.N == 0 {
 		s.learn(v, x)
@@ -309,6 +306,24 @@ func (s *SPOT) Next(v float64) Verdict {
 		}
 	}
 	return verdict
+}
+
+// Judge judges a value as Next does, and does not learn from it.
+func (s *SPOT) Judge(v float64) Verdict {
+	x, known := s.distance(v)
+	if !known || s.tail.N == 0 || math.IsInf(v, 0) {
+		return Verdict{}
+	}
+	return s.tail.Judge(x, s.Q)
+}
+
+// distance of a value from the level, the value itself where there is no drift; not
+// known before there is a level.
+func (s *SPOT) distance(v float64) (x float64, known bool) {
+	if s.recent == nil {
+		return v, true
+	}
+	return v - s.recent.Median(), s.recent.Len() >= s.Depth
 }
 
 func (s *SPOT) level(v float64) {

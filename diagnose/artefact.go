@@ -21,8 +21,10 @@ import (
 // the SHA-256 of the body as it stands, and the body.
 const (
 	artefactFormat  = "dhalion-model"
-	artefactVersion = 1
-	mostArtefact    = 64 << 20 // bytes, unpacked
+	artefactVersion = 2
+	// mostArtefact bounds what is unpacked, in bytes; parsed it takes some thirty
+	// times as much at the worst.
+	mostArtefact = 8 << 20
 )
 
 // About is what a model says of itself.
@@ -44,14 +46,16 @@ type envelope struct {
 }
 
 type body struct {
-	About       About                                 `json:"about"`
-	Schemas     map[dhalion.TargetKind]string         `json:"schemas"`
-	Features    map[dhalion.TargetKind][]string       `json:"features"`
-	Classifiers []codedSeat                           `json:"classifiers"`
-	Familiar    map[dhalion.TargetKind]*codedFamiliar `json:"familiar"`
-	Fused       *Fusion                               `json:"fused"`
-	Alone       *Fusion                               `json:"alone"`
-	Calibration models.Calibration                    `json:"calibration"`
+	About       About                                    `json:"about"`
+	Schemas     map[dhalion.TargetKind]string            `json:"schemas"`
+	Features    map[dhalion.TargetKind][]string          `json:"features"`
+	Classifiers []codedSeat                              `json:"classifiers"`
+	Familiar    map[dhalion.TargetKind]*codedFamiliar    `json:"familiar"`
+	Fused       *Fusion                                  `json:"fused"`
+	Alone       *Fusion                                  `json:"alone"`
+	Calibration models.Calibration                       `json:"calibration"`
+	References  map[dhalion.TargetKind]*models.Reference `json:"references"`
+	Exemplars   []codedExemplar                          `json:"exemplars"`
 }
 
 type codedSeat struct {
@@ -67,11 +71,19 @@ type codedFamiliar struct {
 	Limit float64    `json:"limit"`
 }
 
+type codedExemplar struct {
+	Exemplar
+	Values []*float64 `json:"values"`
+}
+
 // Encode writes the model; its ID, which is set, is the first 12 hex digits of the
 // body's digest. Equal models give equal bytes.
 func (m *Learned) Encode() ([]byte, error) {
 	b := body{About: m.About, Schemas: map[dhalion.TargetKind]string{}, Features: map[dhalion.TargetKind][]string{}, Familiar: map[dhalion.TargetKind]*codedFamiliar{},
-		Fused: m.Fused, Alone: m.Alone, Calibration: m.Calibration}
+		Fused: m.Fused, Alone: m.Alone, Calibration: m.Calibration, References: m.References, Exemplars: []codedExemplar{}}
+	for _, e := range m.Exemplars {
+		b.Exemplars = append(b.Exemplars, codedExemplar{e, pointers(e.Values)})
+	}
 	for _, kind := range dhalion.TargetKinds {
 		schema := features.JudgingSchema(kind)
 		b.Schemas[kind] = schema.Digest
@@ -140,8 +152,13 @@ func decode(artefact []byte) (*Learned, error) {
 	if err := models.Strict(text, &e); err != nil {
 		return nil, err
 	}
-	if e.Format != artefactFormat || e.Version != artefactVersion {
-		return nil, fmt.Errorf("it is %q of version %d, not %q of version %d", e.Format, e.Version, artefactFormat, artefactVersion)
+	switch {
+	case e.Format != artefactFormat:
+		return nil, fmt.Errorf("it is a %q, not a %q", e.Format, artefactFormat)
+	case e.Version < artefactVersion:
+		return nil, fmt.Errorf("it has version %d of the format, and this program reads version %d: train it anew", e.Version, artefactVersion)
+	case e.Version > artefactVersion:
+		return nil, fmt.Errorf("it has version %d of the format, and this program reads version %d: use the newer dhalion", e.Version, artefactVersion)
 	}
 	sum := sha256.Sum256(e.Body)
 	if hex.EncodeToString(sum[:]) != e.Digest {
@@ -151,10 +168,13 @@ func decode(artefact []byte) (*Learned, error) {
 	if err := models.Strict(e.Body, &b); err != nil {
 		return nil, err
 	}
-	m := &Learned{ID: e.Digest[:12], About: b.About, Classifiers: map[seat]models.Model{}, Familiar: map[dhalion.TargetKind]*Familiar{},
-		Fused: b.Fused, Alone: b.Alone, Calibration: b.Calibration, columns: map[dhalion.TargetKind][]int{}}
+	m := newLearned()
+	m.ID, m.About, m.Fused, m.Alone, m.Calibration = e.Digest[:12], b.About, b.Fused, b.Alone, b.Calibration
 	if b.Fused == nil || b.Alone == nil {
 		return nil, errors.New("it does not say how its voices are combined")
+	}
+	if err := checkCalibration(b.Calibration); err != nil {
+		return nil, err
 	}
 	for _, kind := range dhalion.TargetKinds {
 		schema := features.JudgingSchema(kind)
@@ -163,8 +183,8 @@ func decode(artefact []byte) (*Learned, error) {
 		}
 		for _, name := range b.Features[kind] {
 			i, ok := schema.Index(name)
-			if !ok {
-				return nil, fmt.Errorf("there is no feature %q of a %s", name, kind)
+			if !ok || slices.Contains(m.columns[kind], i) {
+				return nil, fmt.Errorf("feature %q of a %s is unknown or there twice", name, kind)
 			}
 			m.columns[kind] = append(m.columns[kind], i)
 		}
@@ -183,7 +203,36 @@ func decode(artefact []byte) (*Learned, error) {
 			return nil, err
 		}
 	}
+	for kind, r := range b.References {
+		if m.columns[kind] == nil || r == nil {
+			return nil, fmt.Errorf("it says how vectors of a %q lie", kind)
+		}
+		if err := r.Check(len(m.columns[kind]) + 1); err != nil {
+			return nil, err
+		}
+		m.References[kind] = r
+	}
+	for _, c := range b.Exemplars {
+		if n := len(m.columns[c.Target.Kind]); n == 0 || len(c.Values) != n {
+			return nil, fmt.Errorf("it has an exemplar of %d features at a %q", len(c.Values), c.Target.Kind)
+		}
+		c.Exemplar.Values = values(c.Values)
+		m.Exemplars = append(m.Exemplars, c.Exemplar)
+	}
 	return m, nil
+}
+
+// checkCalibration says what would send probabilities astray.
+func checkCalibration(c models.Calibration) error {
+	switch c.Kind {
+	case "", "temperature", "platt":
+		return nil
+	case "isotonic":
+		if len(c.From) > 0 && len(c.From) == len(c.To) && slices.IsSorted(c.From) && slices.IsSorted(c.To) && c.To[0] >= 0 && c.To[len(c.To)-1] <= 1 {
+			return nil
+		}
+	}
+	return fmt.Errorf("its calibration, %q of %d and %d corners, is none", c.Kind, len(c.From), len(c.To))
 }
 
 func pointers(v []float64) []*float64 {

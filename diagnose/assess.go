@@ -11,7 +11,10 @@ import (
 // Assessment is how probabilities of labelled examples fared. Of every incident one
 // window counts, the last; of times in which nothing was wrong all.
 type Assessment struct {
-	LogLoss          float64 `json:"log_loss"`          // mean over pairs
+	LogLoss float64 `json:"log_loss"` // mean over pairs
+	// Of the log loss, 95 %, by a bootstrap of whole incidents and quiet windows.
+	LogLossLow       float64 `json:"log_loss_low"`
+	LogLossHigh      float64 `json:"log_loss_high"`
 	CalibrationError float64 `json:"calibration_error"` // of the first diagnosis, 10 bins of equal mass, less what chance makes
 	Pairs            int     `json:"pairs"`
 	Windows          int     `json:"windows"`
@@ -41,8 +44,9 @@ func Assess(examples []Example, probabilities [][]float64) Assessment {
 		}
 	}
 	var a Assessment
-	var top []float64
+	var top, losses []float64
 	var right []bool
+	var groups []string
 	for i := range examples {
 		e, p := &examples[i], probabilities[i]
 		sick := e.sick()
@@ -52,7 +56,7 @@ func Assess(examples []Example, probabilities [][]float64) Assessment {
 		a.Windows++
 		for k := range p {
 			if !math.IsNaN(e.Holds[k]) {
-				a.LogLoss += models.LossOf(p[k], e.Holds[k] == 1)
+				losses, groups = append(losses, models.LossOf(p[k], e.Holds[k] == 1)), append(groups, e.Incident)
 				a.Pairs++
 			}
 		}
@@ -74,7 +78,9 @@ func Assess(examples []Example, probabilities [][]float64) Assessment {
 			}
 		}
 	}
-	a.LogLoss /= float64(max(1, a.Pairs))
+	if a.Pairs > 0 {
+		a.LogLoss, a.LogLossLow, a.LogLossHigh = models.PairedBootstrap(losses, groups, 1000, 1)
+	}
 	_, a.CalibrationError = models.CalibrationError(top, right, 10, 1000, 1)
 	if math.IsNaN(a.CalibrationError) {
 		a.CalibrationError = 0

@@ -2,9 +2,11 @@ package diagnose
 
 import (
 	"math"
+	"slices"
 
 	dhalion "github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/features"
+	"github.com/dhalion-go/dhalion/plan/policy"
 )
 
 // Case is a pair that may be a diagnosis, with what is known about it: what a
@@ -17,21 +19,6 @@ type Case struct {
 	Rules float64
 	// Synthesis is the evidence of simulated hypotheses, NaN where there is none.
 	Synthesis float64
-}
-
-// Kinds says at which kinds of target each cause is judged (DESIGN, Causes).
-var Kinds = map[dhalion.Cause][]dhalion.TargetKind{
-	dhalion.Underprovisioned:  {dhalion.KindComponent},
-	dhalion.Overprovisioned:   {dhalion.KindComponent, dhalion.KindJob},
-	dhalion.SlowInstance:      {dhalion.KindInstance},
-	dhalion.SlowWorker:        {dhalion.KindWorker},
-	dhalion.DataSkew:          {dhalion.KindInstance},
-	dhalion.SinkLimited:       {dhalion.KindComponent},
-	dhalion.SourceLimited:     {dhalion.KindComponent},
-	dhalion.MemoryPressure:    {dhalion.KindWorker},
-	dhalion.CheckpointFailing: {dhalion.KindJob},
-	dhalion.Failing:           {dhalion.KindComponent, dhalion.KindWorker, dhalion.KindJob},
-	dhalion.Transient:         {dhalion.KindJob},
 }
 
 // possible says whether a cause may hold at a target by its definition.
@@ -49,6 +36,16 @@ func possible(c dhalion.Cause, t dhalion.Target, snap *features.Snapshot) bool {
 	return true
 }
 
+// judgedAt says whether any cause may hold at a target.
+func judgedAt(t dhalion.Target, snap *features.Snapshot) bool {
+	for cause, kinds := range policy.Kinds {
+		if slices.Contains(kinds, t.Kind) && possible(cause, t, snap) {
+			return true
+		}
+	}
+	return false
+}
+
 // Cases are the pairs of a judged window, in order of cause and target. Where the
 // window is too short there are none.
 func (r *Result) Cases() []Case {
@@ -62,7 +59,7 @@ func (r *Result) Cases() []Case {
 	}
 	var cases []Case
 	for _, cause := range dhalion.Causes {
-		for _, kind := range Kinds[cause] {
+		for _, kind := range policy.Kinds[cause] {
 			for _, target := range r.Snapshot.Targets(kind) {
 				if !possible(cause, target, r.Snapshot) {
 					continue

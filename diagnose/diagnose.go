@@ -50,6 +50,7 @@ type Result struct {
 
 	reader *features.Reader // of Evaluate; nil: the past is not known
 	policy *policy.Policy
+	seen   detect.Result
 }
 
 // Findings is the part of a result that a plan carries.
@@ -63,7 +64,7 @@ func FeatureOptions(p *policy.Policy) features.Options {
 	for name, c := range p.Components {
 		external[name] = c.External
 	}
-	return features.Options{Window: p.Window, External: external}
+	return features.Options{Window: p.Window, Lookback: p.Lookback(), External: external}
 }
 
 // Evaluate diagnoses a job at one time from its history, which should reach back
@@ -82,7 +83,7 @@ func Evaluate(h *segment.History, at time.Time, p *policy.Policy) (*Result, erro
 	if err != nil {
 		return nil, fmt.Errorf("diagnose: evaluate %s: %w", h.Job, err)
 	}
-	result.reader, result.policy = reader, p
+	result.reader = reader
 	return result, nil
 }
 
@@ -111,6 +112,7 @@ func Conclude(seen detect.Result, p *policy.Policy) (*Result, error) {
 		explain(pairs, snap)
 	}
 	result.weighed, result.short = pairs, short != ""
+	result.policy, result.seen = p, seen
 	result.Diagnoses = append(result.Diagnoses, list(pairs)...)
 	return result, nil
 }
@@ -286,7 +288,11 @@ func unknownIn(rule policy.Rule, target dhalion.Target, snap *features.Snapshot,
 				continue
 			}
 			for _, d := range p.Detectors {
-				if d.Name == name {
+				switch {
+				case d.Name != name:
+				case d.Learn != nil:
+					look(of, d.Learn.Of.Features())
+				default:
 					look(of, d.When.Features())
 				}
 			}
@@ -300,11 +306,8 @@ func unknownIn(rule policy.Rule, target dhalion.Target, snap *features.Snapshot,
 
 func logistic(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
 
-// list keeps what is likely enough to be said, in the order of the contract.
-// Evidence is sorted by weight, so that what decided comes first, and what the voices
-// alone do not come to last; under- and
-// overprovisioned at one target sum to at most 1.
-func list(pairs map[dhalion.Pair]*judged) []dhalion.Diagnosis {
+// share makes under- and overprovisioned at one target sum to at most 1.
+func share(pairs map[dhalion.Pair]*judged) {
 	for pair, under := range pairs {
 		if pair.Cause != dhalion.Underprovisioned {
 			continue
@@ -318,6 +321,13 @@ func list(pairs map[dhalion.Pair]*judged) []dhalion.Diagnosis {
 			over.Probability /= sum
 		}
 	}
+}
+
+// list keeps what is likely enough to be said, in the order of the contract.
+// Evidence is sorted by weight, so that what decided comes first, and what the voices
+// alone do not come to last.
+func list(pairs map[dhalion.Pair]*judged) []dhalion.Diagnosis {
+	share(pairs)
 	var out []dhalion.Diagnosis
 	for _, d := range pairs {
 		if d.Probability < Listed {

@@ -31,8 +31,11 @@ type Example struct {
 	// Family names what must not be on both sides of a validation: a shape of job, or
 	// the job. Run is the recording, and Incident what the window is about.
 	Family, Run, Incident string
-	At                    time.Time
-	Cases                 []Case
+	// Magnitude is how strong the incident was, in the words of who labelled it; empty
+	// where nobody said.
+	Magnitude string
+	At        time.Time
+	Cases     []Case
 	// Holds says of each case whether its cause holds at its target: 1, 0, or NaN
 	// where the labels do not tell.
 	Holds []float64

@@ -30,6 +30,10 @@ var voiceNames = [voices]string{"rules", "classifier", "synthesis"}
 // examples enough.
 const loudest = 4
 
+// heard is what is heard of a voice: nearly all of little, at most loudest of much, and
+// always more of more, so that of two that are sure the surer stays first.
+func heard(x float64) float64 { return loudest * math.Tanh(x/loudest) }
+
 // spoken is what the voices say of one pair, in log-odds; NaN is silence.
 type spoken [voices]float64
 
@@ -46,7 +50,7 @@ func (f *Fusion) logOdds(c dhalion.Cause, said spoken) (sum float64, parts [voic
 	for v, x := range said {
 		parts[v] = f.Silent[v]
 		if !math.IsNaN(x) {
-			parts[v] = f.Weight[v] * math.Max(-loudest, math.Min(loudest, x))
+			parts[v] = f.Weight[v] * heard(x)
 		}
 		sum += parts[v]
 	}
@@ -99,10 +103,10 @@ func newton(all []said, mute [voices]bool) (*Fusion, error) {
 	causes := len(dhalion.Causes)
 	n := 1 + causes + 2*int(voices)
 	prior, penalty := make([]float64, n), make([]float64, n)
-	heard := 0.0
+	speak := 0.0
 	for v := range mute {
 		if !mute[v] {
-			heard++
+			speak++
 		}
 	}
 	for i := range n {
@@ -112,7 +116,7 @@ func newton(all []said, mute [voices]bool) (*Fusion, error) {
 		case i <= causes:
 			penalty[i] = biasPenalty
 		case i <= causes+int(voices):
-			penalty[i], prior[i] = weightPenalty, 1/heard
+			penalty[i], prior[i] = weightPenalty, 1/speak
 		default:
 			penalty[i] = weightPenalty
 		}
@@ -127,7 +131,7 @@ func newton(all []said, mute [voices]bool) (*Fusion, error) {
 			case math.IsNaN(y):
 				x[1+causes+int(voices)+v] = 1
 			default:
-				x[1+causes+v] = math.Max(-loudest, math.Min(loudest, y))
+				x[1+causes+v] = heard(y)
 			}
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	dhalion "github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/features"
 	"github.com/dhalion-go/dhalion/models"
+	"github.com/dhalion-go/dhalion/plan/policy"
 )
 
 // seat is where a classifier sits: causes are learned one against the rest, each at
@@ -29,7 +30,7 @@ type seat struct {
 func seats() []seat {
 	var out []seat
 	for _, cause := range dhalion.Causes {
-		for _, kind := range Kinds[cause] {
+		for _, kind := range policy.Kinds[cause] {
 			out = append(out, seat{cause, kind})
 		}
 	}
@@ -48,7 +49,12 @@ type Learned struct {
 	// Fused combines all voices, Alone those that remain where the classifier has none.
 	Fused, Alone *Fusion
 	Calibration  models.Calibration
-	columns      map[dhalion.TargetKind][]int
+	// References are how vectors were distributed in training, and last among their
+	// features the greatest probability that a classifier gave.
+	References map[dhalion.TargetKind]*models.Reference
+	// Exemplars are incidents that it learned from, and times that only looked so.
+	Exemplars []Exemplar
+	columns   map[dhalion.TargetKind][]int
 }
 
 // Excluded says that no classifier gets a feature. The processor's share of a worker
@@ -87,14 +93,15 @@ const leastIncidents = 4
 
 // Train learns from examples. What the classifiers say of an example, by which the
 // fusion learns how far to trust them, comes from classifiers that have seen nothing
-// of its family (where there is one family: of its run).
+// of its family (where there is one family: of its run; of one run: of the incident).
 func Train(ctx context.Context, examples []Example, opt TrainOptions) (*Learned, error) {
 	rows := rowsOf(examples)
 	if len(rows) == 0 {
 		return nil, errors.New("diagnose: train: no examples")
 	}
 	folds := foldsOf(examples)
-	m := &Learned{About: about(examples, rows, opt), Classifiers: map[seat]models.Model{}, Familiar: map[dhalion.TargetKind]*Familiar{}, columns: map[dhalion.TargetKind][]int{}}
+	m := newLearned()
+	m.About = about(examples, rows, opt)
 	for _, kind := range dhalion.TargetKinds {
 		m.columns[kind] = columnsOf(kind, opt.Also)
 		m.Familiar[kind] = newFamiliar(kind, m.columns[kind], examples, folds)
@@ -153,7 +160,16 @@ func Train(ctx context.Context, examples []Example, opt TrainOptions) (*Learned,
 		return nil, err
 	}
 	m.calibrate(fused, rows, folds)
+	if m.References, err = m.references(examples, rows, folds, outside); err != nil {
+		return nil, err
+	}
+	m.Exemplars = m.exemplars(examples, rows, outside)
 	return m, nil
+}
+
+func newLearned() *Learned {
+	return &Learned{Classifiers: map[seat]models.Model{}, Familiar: map[dhalion.TargetKind]*Familiar{},
+		References: map[dhalion.TargetKind]*models.Reference{}, columns: map[dhalion.TargetKind][]int{}}
 }
 
 // calibrate chooses how the combination's probabilities are bent, judged on families
@@ -227,30 +243,6 @@ func rowsOf(examples []Example) []exampleRow {
 		}
 	}
 	return rows
-}
-
-// foldsOf deals the examples out: a fold a family, or where there is one, runs.
-func foldsOf(examples []Example) []int {
-	families, runs := map[string]int{}, map[string]int{}
-	for _, e := range examples {
-		families[e.Family], runs[e.Run] = 0, 0
-	}
-	of := func(e Example) string { return e.Family }
-	groups := families
-	if len(families) < 2 {
-		of, groups = func(e Example) string { return e.Run }, runs
-	}
-	for i, name := range sorted(groups) {
-		groups[name] = i
-		if len(families) < 2 {
-			groups[name] = i % 5
-		}
-	}
-	folds := make([]int, len(examples))
-	for i, e := range examples {
-		folds[i] = groups[of(e)]
-	}
-	return folds
 }
 
 func sorted(m map[string]int) []string {
@@ -413,7 +405,8 @@ func (m *Learned) judge(c Case, job []float64) opinion {
 	return o
 }
 
-// Probabilities are those of cases, in their order.
+// Probabilities are those of cases, in their order, with which *Learned is a
+// Classifier.
 func (m *Learned) Probabilities(cases []Case) []float64 {
 	out := make([]float64, len(cases))
 	job := jobOf(cases)

@@ -2,6 +2,10 @@ package diagnose
 
 import (
 	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -176,17 +180,68 @@ func TestJudgedOutcomesAreNoMeasureOfWhatWasLearned(t *testing.T) {
 	}
 }
 
-func BenchmarkAllCausesOfOneVector(b *testing.B) {
-	examples := made(3, 1)
-	m, err := Train(b.Context(), examples, TrainOptions{Learner: &models.Booster{Rounds: 80, Leaves: 8, Depth: 3, Least: 5}, Seed: 1})
+// FuzzDecode reads bodies of artefacts, whole and under their right digest, so that
+// what lies behind the check is reached: what is read can be asked and written again.
+func FuzzDecode(f *testing.F) {
+	examples := made(2, 1)
+	m, err := Train(f.Context(), examples, TrainOptions{Learner: &models.Booster{Rounds: 2, Leaves: 3, Least: 5}, Seed: 1})
 	if err != nil {
-		b.Fatal(err)
+		f.Fatal(err)
 	}
-	c := examples[0].Cases[0]
-	for b.Loop() {
-		for _, cause := range []dhalion.Cause{dhalion.SlowInstance, dhalion.DataSkew} {
-			c.Cause = cause
-			m.judge(c, nil)
+	good, err := m.Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	z, err := gzip.NewReader(bytes.NewReader(good))
+	if err != nil {
+		f.Fatal(err)
+	}
+	var e envelope
+	if err := json.NewDecoder(z).Decode(&e); err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(e.Body))
+	f.Add([]byte(`{"fused":{},"alone":{}}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if !json.Valid(body) {
+			return
 		}
+		var packed bytes.Buffer
+		w := gzip.NewWriter(&packed)
+		sum := sha256.Sum256(compact(t, body))
+		if err := json.NewEncoder(w).Encode(envelope{artefactFormat, artefactVersion, hex.EncodeToString(sum[:]), body}); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		m, err := Decode(packed.Bytes())
+		if err != nil {
+			return
+		}
+		for _, p := range m.Probabilities(examples[0].Cases) {
+			if !(p >= 0 && p <= 1) {
+				t.Errorf("a probability is %v", p)
+			}
+		}
+		m.MostLike(examples[0].Cases[0], 3)
+		again, err := m.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Decode(again); err != nil {
+			t.Error("what was read cannot be written: ", err)
+		}
+	})
+}
+
+// compact is a document as it stands in another that was encoded.
+func compact(t *testing.T, body []byte) []byte {
+	t.Helper()
+	text, err := json.Marshal(json.RawMessage(body))
+	if err != nil {
+		t.Fatal(err)
 	}
+	return text
 }

@@ -384,3 +384,57 @@ func TestDerivedFeaturesAreSortedAndDescribed(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatLiesBeforeTheLookbackIsNotThePast(t *testing.T) {
+	// Three minutes at 1 ms a record, then four at 3 ms.
+	w := &write{topo: []dhalion.Topology{pipeline()}}
+	for s := 5; s <= 420; s += 5 {
+		slow := 1.0
+		if s > 180 {
+			slow = 3
+		}
+		w.flows(s, 100, 0, [2]float64{slow, slow})
+	}
+	h := w.history(nil)
+	// Of a past that was partly sick the lowest quartile is drawn up by .06 (healthyOf).
+	for lookback, want := range map[time.Duration]float64{0: 3 / 1.06, time.Hour: 3 / 1.06, 4 * time.Minute: 1} {
+		r := NewReader(h, at(420), Options{Window: time.Minute, Lookback: lookback})
+		near(t, "the past ratio with "+lookback.String(), r.At(at(420)).Value(instance("work", 0), "service_past_ratio"), want)
+		near(t, "the healthy time per record with "+lookback.String(), r.Healthy().Service[instance("work", 0)].Value, .003/want)
+	}
+}
+
+func TestPeersAreThoseElsewhereAndElseAllOthers(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := &componentState{}
+		var values []float64
+		for range rapid.IntRange(1, 12).Draw(t, "instances") {
+			c.instances = append(c.instances, &instanceState{worker: rapid.SampledFrom([]string{"", "a", "b", "c"}).Draw(t, "worker")})
+			v := float64(rapid.IntRange(-3, 9).Draw(t, "value"))
+			if v < 0 {
+				v = nan
+			}
+			values = append(values, v)
+		}
+		medians, outside := c.beside().medians(values)
+		for k, i := range c.instances {
+			var elsewhere, others []float64
+			for o, v := range values {
+				if o == k || !known(v) {
+					continue
+				}
+				others = append(others, v)
+				if i.worker == "" || c.instances[o].worker != i.worker {
+					elsewhere = append(elsewhere, v)
+				}
+			}
+			want := median(others)
+			if len(elsewhere) > 0 {
+				want = median(elsewhere)
+			}
+			if outside[k] != len(elsewhere) || medians[k] != want && (known(medians[k]) || known(want)) {
+				t.Fatalf("instance %d on %q has %v of %d, want %v of %d", k, i.worker, medians[k], outside[k], want, len(elsewhere))
+			}
+		}
+	})
+}

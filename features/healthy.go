@@ -62,6 +62,7 @@ func (r *Reader) Healthy() Healthy {
 			}
 		}
 	}
+	first = max(first, r.since())
 	step := pastBlock.Microseconds()
 	var starts []int64
 	all := []int64{}

@@ -14,6 +14,8 @@ import (
 type Options struct {
 	Window time.Duration // longest window, before a change cuts it
 	Recent time.Duration // the part of the window that "lately" means
+	// Lookback is how much of what was before counts as the past; 0: all that there is.
+	Lookback time.Duration
 	// External names components whose cost a system outside sets, beside those
 	// that the topology marks and the sinks.
 	External map[string]bool
@@ -130,6 +132,25 @@ func NewReader(h *segment.History, at time.Time, opt Options) *Reader {
 	return r
 }
 
+// Windows reads the same history up to the same moment in windows of another length.
+func (r *Reader) Windows(length time.Duration) *Reader {
+	if length == r.opt.Window {
+		return r
+	}
+	other := *r
+	other.opt.Window = length
+	other.past = other.readPast(other.window(r.at).Start.UnixMicro())
+	return &other
+}
+
+// Calm says that in the window that ends at t nothing held up the flow, and something
+// was measured.
+func (r *Reader) Calm(t time.Time) bool {
+	topology, _ := r.history.TopologyAt(t)
+	w := r.window(t)
+	return r.calm(topology, w.Start.UnixMicro(), w.End.UnixMicro())
+}
+
 // Times lists the moments in (after, upTo] at which anything was measured,
 // ascending.
 func (r *Reader) Times(after, upTo time.Time) []time.Time {
@@ -168,6 +189,14 @@ func (r *Reader) window(at time.Time) dhalion.Window {
 	return w
 }
 
+// since is when the past begins: nothing before it says what is normal.
+func (r *Reader) since() int64 {
+	if r.opt.Lookback <= 0 {
+		return math.MinInt64
+	}
+	return r.at.Add(-r.opt.Lookback).UnixMicro()
+}
+
 // pasts is what was normal before the window: per instance, component and
 // worker.
 type pasts struct {
@@ -186,14 +215,15 @@ func (r *Reader) readPast(before int64) pasts {
 		level:   map[dhalion.Target]map[dhalion.Metric]float64{},
 		offered: map[string]float64{}, inflow: map[string]float64{}, outflow: map[string]float64{},
 	}
+	since := r.since()
 	levels := func(s *series, metrics []dhalion.Metric) {
-		_, hi := s.rows(0, before)
-		if hi < 3 {
+		lo, hi := s.rows(since, before)
+		if hi-lo < 3 {
 			return
 		}
 		level := map[dhalion.Metric]float64{}
 		for _, m := range metrics {
-			if c := s.col(m, 0, hi); c != nil {
+			if c := s.col(m, lo, hi); c != nil {
 				level[m] = median(c)
 			}
 		}
@@ -213,9 +243,9 @@ func (r *Reader) readPast(before int64) pasts {
 				in = addKnown(in, orNaN(level, dhalion.RecordsIn))
 				out = addKnown(out, orNaN(level, dhalion.RecordsOut))
 			}
-			_, hi := s.rows(0, before)
-			b := serviceBlocks(s, 0, hi)
-			if len(b) < 1 || hi < 3 {
+			lo, hi := s.rows(since, before)
+			b := serviceBlocks(s, lo, hi)
+			if len(b) < 1 || hi-lo < 3 {
 				continue
 			}
 			p.service[s.target] = healthyOf(b)

@@ -119,7 +119,12 @@ type Schema struct {
 	Names  []string
 	Digest string // SHA-256, hex, over kind and names
 	index  map[string]int
+	stats  map[dhalion.Metric]*stats // of the metrics that have them
 }
+
+// stats are the positions of what is told of one metric in one window: looking up
+// their names takes longer than working them out.
+type stats struct{ mean, min, max, std, trend, p50, p95, recent int }
 
 // Index is the position of a feature, and whether the schema has it.
 func (s *Schema) Index(name string) (int, bool) {
@@ -128,21 +133,47 @@ func (s *Schema) Index(name string) (int, bool) {
 }
 
 func newSchema(kind dhalion.TargetKind, names []string) *Schema {
-	s := &Schema{Kind: kind, Names: names, index: make(map[string]int, len(names))}
+	s := &Schema{Kind: kind, Names: names, index: make(map[string]int, len(names)), stats: map[dhalion.Metric]*stats{}}
 	for i, name := range names {
 		s.index[name] = i
+	}
+	for _, m := range slices.Concat(flow, workerMetrics, jobMetrics) {
+		if _, ok := s.index[call("p95", m)]; ok {
+			at := func(fn string) int { return s.index[call(fn, m)] }
+			s.stats[m] = &stats{at(""), at("min"), at("max"), at("std"), at("trend"), at("p50"), at("p95"), at("recent")}
+		}
 	}
 	sum := sha256.Sum256([]byte(string(kind) + "\n" + strings.Join(names, "\n")))
 	s.Digest = hex.EncodeToString(sum[:])
 	return s
 }
 
-// call is the canonical name of a function of a metric.
-func call(fn string, m dhalion.Metric) string {
-	if fn == "" {
-		return string(m)
+// called is a function of a metric.
+type called struct {
+	fn string
+	m  dhalion.Metric
+}
+
+// calls are the names of all functions of metrics, so that none is put together
+// again for every instance.
+var calls = func() map[called]string {
+	all := map[called]string{}
+	for _, m := range slices.Concat(flow, workerMetrics, jobMetrics) {
+		for _, fn := range slices.Concat(timeFuncs, pastFuncs, peerFuncs, componentFuncs) {
+			all[called{fn, m}] = fn + "(" + string(m) + ")"
+		}
+		all[called{"", m}] = string(m)
 	}
-	return fn + "(" + string(m) + ")"
+	return all
+}()
+
+// call is the canonical name of a function of a metric; of none that no schema has.
+func call(fn string, m dhalion.Metric) string {
+	name, ok := calls[called{fn, m}]
+	if !ok {
+		panic("features: no feature is " + fn + " of " + string(m))
+	}
+	return name
 }
 
 func build(kind dhalion.TargetKind) *Schema {

@@ -1,6 +1,7 @@
 package features
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"strings"
@@ -66,6 +67,25 @@ func (s *Snapshot) Value(t dhalion.Target, feature string) float64 {
 		return nan
 	}
 	return s.Vectors[i].Values[at]
+}
+
+// With is the snapshot with one feature of one target at another value; what is
+// derived from that feature stays as it was. Where there is no such feature or target
+// it is the snapshot itself.
+func (s *Snapshot) With(t dhalion.Target, feature string, v float64) *Snapshot {
+	i, ok := s.index[t]
+	if !ok {
+		return s
+	}
+	at, ok := schemas[t.Kind].index[feature]
+	if !ok {
+		return s
+	}
+	other := *s
+	other.Vectors = slices.Clone(s.Vectors)
+	other.Vectors[i].Values = slices.Clone(s.Vectors[i].Values)
+	other.Vectors[i].Values[at] = v
+	return &other
 }
 
 // Targets lists the targets of one kind, sorted.
@@ -307,13 +327,14 @@ func (r *Reader) component(topology dhalion.Topology, name string, start, recent
 func (st *instanceState) measure(p pasts) {
 	level := p.level[st.target]
 	times := st.series.times[st.lo:st.hi]
+	var w window
 	for _, m := range flow {
 		values := st.series.col(m, st.lo, st.hi)
 		if values == nil {
 			continue
 		}
 		lately := values[st.mid-st.lo:]
-		setStats(st.row, m, times, values, lately)
+		setStats(st.row, m, &w, times, values, lately)
 		st.row.setPast(m, level)
 	}
 	st.busy = st.row.get(string(dhalion.Busy))
@@ -336,22 +357,17 @@ func (st *instanceState) measure(p pasts) {
 	st.row.set("service_seconds", st.service)
 }
 
-func setStats(r row, m dhalion.Metric, times []int64, values, lately []float64) {
-	var w window
+// setStats sets what one metric shows in one window; w is memory for it.
+func setStats(r row, m dhalion.Metric, w *window, times []int64, values, lately []float64) {
 	w.take(times, values)
 	if len(w.values) == 0 {
 		return
 	}
-	average, std, trend := w.moments()
-	p50, p95 := w.quantiles()
-	r.set(string(m), average)
-	r.set(call("min", m), w.values[0])
-	r.set(call("max", m), w.values[len(w.values)-1])
-	r.set(call("std", m), std)
-	r.set(call("trend", m), trend)
-	r.set(call("p50", m), p50)
-	r.set(call("p95", m), p95)
-	r.set(call("recent", m), mean(lately))
+	at := r.schema.stats[m]
+	r.values[at.mean], r.values[at.std], r.values[at.trend] = w.moments()
+	r.values[at.p50], r.values[at.p95] = w.quantiles()
+	r.values[at.min], r.values[at.max] = w.values[0], w.values[len(w.values)-1]
+	r.values[at.recent] = mean(lately)
 }
 
 // compareInstances fills in what needs the other instances: shares, peer and
@@ -369,8 +385,8 @@ func compareInstances(states map[string]*componentState, order []string, p pasts
 			v := both(ratio(i.service, past, 0), ratio(i.serviceRecent, past, 0))
 			i.row.set("service_past_ratio", v)
 			own = append(own, v)
-			c.comparePeers(i)
 		}
+		c.comparePeers()
 		slowdown[name] = median(own)
 	}
 	for _, name := range order {
@@ -433,58 +449,107 @@ func compareInstances(states map[string]*componentState, order []string, p pasts
 	}
 }
 
-// comparePeers compares one instance with the others of its component, with
-// those on other workers where there are any: a slow worker must not hide
-// behind itself.
-func (c *componentState) comparePeers(i *instanceState) {
-	gather := func(value func(*instanceState) float64) (values []float64, elsewhereOnly int) {
-		var elsewhere, all []float64
-		for _, o := range c.instances {
-			if o == i {
-				continue
-			}
-			v := value(o)
-			if !known(v) {
-				continue
-			}
-			all = append(all, v)
-			if o.worker != i.worker || o.worker == "" {
-				elsewhere = append(elsewhere, v)
-			}
+// comparePeers compares every instance of a component with the others, with those
+// on other workers where there are any: a slow worker must not hide behind itself.
+func (c *componentState) comparePeers() {
+	n := len(c.instances)
+	column := func(value func(*instanceState) float64) []float64 {
+		values := make([]float64, n)
+		for k, i := range c.instances {
+			values[k] = value(i)
 		}
-		if len(elsewhere) > 0 {
-			return elsewhere, len(elsewhere)
+		return values
+	}
+	beside := c.beside()
+	now, elsewhere := beside.medians(column(func(i *instanceState) float64 { return i.service }))
+	lately, _ := beside.medians(column(func(i *instanceState) float64 { return i.serviceRecent }))
+	rate := mean(column(func(i *instanceState) float64 { return i.rate }))
+	rateRecent := mean(column(func(i *instanceState) float64 { return i.rateRecent }))
+	for k, i := range c.instances {
+		i.row.set("peers_elsewhere", float64(elsewhere[k]))
+		i.row.set("service_peer_ratio", both(ratio(i.service, now[k], 0), ratio(i.serviceRecent, lately[k], 0)))
+		if n > 1 {
+			i.row.set("uneven_share", both(ratio(i.rate, rate, 0), ratio(i.rateRecent, rateRecent, 0)))
 		}
-		return all, 0
-	}
-	now, n := gather(func(o *instanceState) float64 { return o.service })
-	lately, _ := gather(func(o *instanceState) float64 { return o.serviceRecent })
-	i.row.set("peers_elsewhere", float64(n))
-	i.row.set("service_peer_ratio", both(ratio(i.service, median(now), 0), ratio(i.serviceRecent, median(lately), 0)))
-
-	var rates, ratesRecent []float64
-	for _, o := range c.instances {
-		rates = append(rates, o.rate)
-		ratesRecent = append(ratesRecent, o.rateRecent)
-	}
-	if len(c.instances) > 1 {
-		i.row.set("uneven_share", both(ratio(i.rate, mean(rates), 0), ratio(i.rateRecent, mean(ratesRecent), 0)))
 	}
 	for _, m := range flow {
-		own := i.row.get(string(m))
-		if !known(own) {
+		values := column(func(i *instanceState) float64 { return i.row.get(string(m)) })
+		peers, _ := beside.medians(values)
+		ofPeers, share := call("peer_ratio", m), call("share", m)
+		for k, i := range c.instances {
+			own := values[k]
+			if !known(own) {
+				continue
+			}
+			i.row.set(ofPeers, ratio(own, peers[k], peerFloor(m)))
+			sum := own
+			for o, v := range values {
+				if o != k && known(v) {
+					sum += v
+				}
+			}
+			i.row.set(share, ratio(own*float64(n), sum, 0))
+		}
+	}
+}
+
+// mates are the instances of a component by where they run: for each the number
+// of its group. One whose worker is not known is a group of its own.
+type mates struct {
+	group  []int
+	groups int
+}
+
+func (c *componentState) beside() mates {
+	m := mates{group: make([]int, len(c.instances))}
+	of := map[string]int{}
+	for k, i := range c.instances {
+		g, seen := of[i.worker]
+		if !seen || i.worker == "" {
+			g = m.groups
+			of[i.worker] = g
+			m.groups++
+		}
+		m.group[k] = g
+	}
+	return m
+}
+
+// medians are, for each instance, the median of the known values of those outside
+// its group and of how many; of all others, and 0, where there are none outside.
+// Instances of one group have one median: it takes O(n log n) for all.
+func (m mates) medians(values []float64) (of []float64, outside []int) {
+	order := make([]int, 0, len(values))
+	for k, v := range values {
+		if known(v) {
+			order = append(order, k)
+		}
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(values[a], values[b]) })
+	sorted := make([]float64, len(order))
+	inside := make([][]int, m.groups) // places of a group's values among the sorted, ascending
+	place := make([]int, len(values))
+	for p, k := range order {
+		sorted[p], place[k] = values[k], p
+		inside[m.group[k]] = append(inside[m.group[k]], p)
+	}
+	of, outside = make([]float64, len(values)), make([]int, len(values))
+	byGroup := make([]float64, m.groups)
+	for g, own := range inside {
+		byGroup[g] = medianWithout(sorted, own)
+	}
+	for k, g := range m.group {
+		of[k], outside[k] = byGroup[g], len(sorted)-len(inside[g])
+		if outside[k] > 0 {
 			continue
 		}
-		peers, _ := gather(func(o *instanceState) float64 { return o.row.get(string(m)) })
-		i.row.set(call("peer_ratio", m), ratio(own, median(peers), peerFloor(m)))
-		sum := own
-		for _, o := range c.instances {
-			if v := o.row.get(string(m)); o != i && known(v) {
-				sum += v
-			}
+		if known(values[k]) {
+			of[k] = medianWithout(sorted, []int{place[k]})
+		} else {
+			of[k] = medianWithout(sorted, nil)
 		}
-		i.row.set(call("share", m), ratio(own*float64(len(c.instances)), sum, 0))
 	}
+	return of, outside
 }
 
 // peerFloor is the least median that a ratio is taken against: without a floor,

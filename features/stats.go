@@ -50,6 +50,29 @@ func quantileSorted(sorted []float64, q float64) float64 {
 	return sorted[i] + (pos-float64(i))*(sorted[i+1]-sorted[i])
 }
 
+// medianWithout is the median of sorted values but those at some places, which
+// ascend.
+func medianWithout(sorted []float64, places []int) float64 {
+	n := len(sorted) - len(places)
+	if n == 0 {
+		return nan
+	}
+	at := func(i int) float64 {
+		for _, p := range places {
+			if p > i {
+				break
+			}
+			i++
+		}
+		return sorted[i]
+	}
+	if n%2 == 1 {
+		return at(n / 2)
+	}
+	low := at(n/2 - 1)
+	return low + 0.5*(at(n/2)-low)
+}
+
 func quantile(values []float64, q float64) float64 { return quantileSorted(knownSorted(values), q) }
 
 func median(values []float64) float64 { return quantile(values, 0.5) }

@@ -34,6 +34,7 @@ func (r *Reader) workerRows(states map[string]*componentState, order []string, s
 			}
 		}
 	}
+	var memory window
 	for name, s := range r.workers {
 		lo, hi := s.rows(start, end)
 		if hi == lo {
@@ -48,7 +49,7 @@ func (r *Reader) workerRows(states map[string]*componentState, order []string, s
 			if values == nil {
 				continue
 			}
-			setStats(row, m, times, values, values[min(mid, hi)-lo:])
+			setStats(row, m, &memory, times, values, values[min(mid, hi)-lo:])
 			row.setPast(m, level)
 		}
 		if !known(row.get(string(dhalion.HeapAfterGC))) {
@@ -189,9 +190,10 @@ func (r *Reader) jobRow(snap *Snapshot, states map[string]*componentState, order
 	}
 	lo, hi := s.rows(start, end)
 	mid, _ := s.rows(recent, end)
+	var memory window
 	for _, m := range jobMetrics {
 		if values := s.col(m, lo, hi); len(values) > 0 {
-			setStats(row, m, s.times[lo:hi], values, values[min(mid, hi)-lo:])
+			setStats(row, m, &memory, s.times[lo:hi], values, values[min(mid, hi)-lo:])
 		}
 	}
 	row.set("checkpoint_failures_in_a_row", lastKnown(s, dhalion.CheckpointFailuresInARow, hi))

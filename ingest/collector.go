@@ -13,6 +13,7 @@ import (
 
 	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/ingest/segment"
+	"github.com/dhalion-go/dhalion/internal/spell"
 )
 
 // The repairs that every source can have made, as they are counted in
@@ -449,7 +450,7 @@ func NearestMetric(name string) dhalion.Metric {
 	name = strings.ToLower(name)
 	best, least := dhalion.Metric(""), max(2, len(name)/3)+1
 	for _, info := range dhalion.Metrics {
-		if d := distance(name, string(info.Name)); d < least {
+		if d := spell.Distance(name, string(info.Name)); d < least {
 			best, least = info.Name, d
 		}
 	}
@@ -462,27 +463,6 @@ func NearestMetric(name string) dhalion.Metric {
 		}
 	}
 	return ""
-}
-
-// distance is Levenshtein's.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // CheckName says what is wrong with a name of a component, worker or job: empty,

@@ -3,6 +3,8 @@ package models
 import (
 	"math"
 	"slices"
+
+	"github.com/dhalion-go/dhalion/internal/parallel"
 )
 
 // binned is a matrix whose values are numbered by quantile: column-major bytes, of
@@ -23,7 +25,7 @@ const (
 func newBinned(d *Data) *binned {
 	n := len(d.Names)
 	b := &binned{rows: d.Rows, column: make([][]uint8, n), limits: make([][]float64, n)}
-	together(n, func(f int) {
+	parallel.Each(n, func(f int) {
 		values := make([]float64, 0, d.Rows)
 		for i := range d.Rows {
 			if v := d.X[i*n+f]; !math.IsNaN(v) {

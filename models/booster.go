@@ -6,6 +6,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+
+	"github.com/dhalion-go/dhalion/internal/parallel"
 )
 
 // Booster learns additive trees on histograms of binned features by gradient
@@ -126,7 +128,7 @@ func (m *Boosted) PredictAll(x []float64, features int) []float64 {
 	rows := len(x) / features
 	out := make([]float64, rows*m.Classes)
 	const block = 128
-	together((rows+block-1)/block, func(b int) {
+	parallel.Each((rows+block-1)/block, func(b int) {
 		lo, hi := b*block, min((b+1)*block, rows)
 		outputs := len(m.Start)
 		sums := make([]float64, (hi-lo)*outputs)
@@ -226,7 +228,7 @@ func (b *Booster) Fit(ctx context.Context, d *Data, seed uint64) (Model, error) 
 			trees[k] = g.grow(rows, columns[k], scores[k])
 		}
 		if outputs > 1 {
-			together(outputs, grow)
+			parallel.Each(outputs, grow)
 		} else {
 			grow(0)
 		}
@@ -252,7 +254,7 @@ func probabilities(scores, into [][]float64) {
 	}
 	rows := len(scores[0])
 	const block = 1024
-	together((rows+block-1)/block, func(b int) {
+	parallel.Each((rows+block-1)/block, func(b int) {
 		z := make([]float64, len(scores))
 		for i := b * block; i < min((b+1)*block, rows); i++ {
 			for k := range scores {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/dhalion-go/dhalion/internal/parallel"
 	"github.com/sjwhitworth/golearn/base"
 	"github.com/sjwhitworth/golearn/trees"
 )
@@ -150,7 +151,7 @@ func (f *Forest) Fit(ctx context.Context, d *Data, seed uint64) (Model, error) {
 	if sum == 0 {
 		return &Constant{d.shares()}, nil
 	}
-	together(count, func(k int) {
+	parallel.Each(count, func(k int) {
 		if ctx.Err() != nil {
 			return
 		}

@@ -260,7 +260,7 @@ func (a *app) presentTopology(ctx context.Context, st *store.Store, job dhalion.
 	if err != nil {
 		return nil, err
 	}
-	h, err := st.History(ctx, job, newest.Add(-defaultLookback), newest)
+	h, err := st.History(ctx, job, newest.Add(-policy.DefaultLookback), newest)
 	if err != nil {
 		return nil, err
 	}

@@ -25,10 +25,6 @@ import (
 	"github.com/dhalion-go/dhalion/plan/policy"
 )
 
-// defaultLookback is how much history an evaluation reads when the policy does
-// not say.
-const defaultLookback = 6 * time.Hour
-
 // judgeFlags say when and by what a job is judged.
 type judgeFlags struct {
 	at     string
@@ -288,17 +284,6 @@ type evaluation struct {
 	sourceRates map[string]float64 // of policy ds2, where they were given
 }
 
-// lookback is how much history the policy looks at.
-func (e *evaluation) lookback() time.Duration { return lookbackOf(e.policy) }
-
-func lookbackOf(p *policy.Policy) time.Duration {
-	lookback, ok := p.Parameters.Duration("lookback")
-	if !ok {
-		lookback = defaultLookback
-	}
-	return max(lookback, p.Window)
-}
-
 // read reads the history of a job that an evaluation looks at: the policy's
 // lookback before the time.
 func (a *app) read(ctx context.Context, st *store.Store, ref string, f judgeFlags) (*evaluation, error) {
@@ -322,7 +307,7 @@ func (a *app) read(ctx context.Context, st *store.Store, ref string, f judgeFlag
 			return nil, hinted(fmt.Errorf("%s has no measurements", job), "dhalion ingest FILE")
 		}
 	}
-	h, err := st.History(ctx, job, at.Add(-lookbackOf(pol)), at)
+	h, err := st.History(ctx, job, at.Add(-pol.Reach()), at)
 	if err != nil {
 		return nil, err
 	}

@@ -134,6 +134,11 @@ func (a *app) makePlan(ctx context.Context, st *store.Store, e *evaluation) (dha
 	if !snap.HasTopology {
 		in.Warnings = append(in.Warnings, dhalion.Warning{Code: "W-no-topology", Message: "nothing is known of the job's graph: sizes and what stands upstream cannot be judged; give ingest a --topology"})
 	}
+	drifted, err := a.driftWarnings(ctx, st, e)
+	if err != nil {
+		return dhalion.Plan{}, err
+	}
+	in.Warnings = append(in.Warnings, drifted...)
 	return plan.Make(in)
 }
 
@@ -196,7 +201,7 @@ func scalerRates(in *plan.Input, e *evaluation) {
 	in.Rates = reader.At(in.Topology, e.at, e.policy.Window)
 	in.SourceRates = e.sourceRates
 	delay, _ := e.policy.Parameters.Duration("scale_down_delay")
-	if e.policy.Sizing != policy.SizingAutoscaler || delay <= 0 || delay > e.lookback() {
+	if e.policy.Sizing != policy.SizingAutoscaler || delay <= 0 || delay > e.policy.Lookback() {
 		return
 	}
 	// Once a minute, as the autoscaler looks; before the job was as it is now there

@@ -2,27 +2,18 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/diagnose"
 	"github.com/dhalion-go/dhalion/internal/store"
 	"github.com/dhalion-go/dhalion/models"
 	"github.com/dhalion-go/dhalion/plan/planfile"
-)
-
-// How close together the windows are that are learned from.
-const (
-	learnEvery      = 5 * time.Second
-	learnQuietEvery = 15 * time.Second
 )
 
 func (a *app) trainCommand() *cobra.Command {
@@ -33,8 +24,9 @@ func (a *app) trainCommand() *cobra.Command {
 		Use:   "train",
 		Short: "Learn to diagnose from incidents",
 		Long: `Learn to diagnose from the incidents that are known (dhalion incidents), and keep the model.
-Each learner is tried on kinds of job (families; else jobs) that it has not seen, beside the
-rules alone; what is kept is trained on all. With --holdout one family is left out of
+Each learner is tried on kinds of job (families; else jobs) that it has not seen, and where
+there is one alone on what came after all that it learned from; beside the rules alone. What
+is kept is trained on all. With --holdout one family is left out of
 everything, and the model is scored on it. Judged outcomes are learned from with their
 certainty, and never scored by.`,
 		Example: `  dhalion train
@@ -91,7 +83,7 @@ type training struct {
 	seed uint64
 
 	Learner string                         `json:"learner"`
-	Tried   map[string]diagnose.Assessment `json:"tried"` // on families that were not seen; "rules" beside
+	Tried   map[string]diagnose.Assessment `json:"tried"` // by diagnose.Trials; "rules" beside
 	Holdout *diagnose.Assessment           `json:"holdout,omitempty"`
 
 	model    *diagnose.Learned
@@ -114,34 +106,28 @@ func (t *training) train(ctx context.Context, examples []diagnose.Example, names
 		}
 		examples = in
 	}
-	families := map[string]bool{}
-	for _, e := range examples {
-		families[e.Family] = true
-	}
-	// Outcomes are learned from; what is scored is what somebody labelled.
-	sure := slices.DeleteFunc(slices.Clone(examples), func(e diagnose.Example) bool { return e.Certainty < 1 })
-	t.Tried["rules"] = diagnose.Assess(sure, each(sure, diagnose.ByRules))
+	trials := diagnose.Trials(examples)
 	best := math.Inf(1)
+	t.Learner = names[0]
+	var asked []diagnose.Example
+	for _, trial := range trials {
+		asked = append(asked, trial.Asked...)
+	}
+	if len(trials) > 0 {
+		t.Tried["rules"] = diagnose.Assess(asked, each(asked, diagnose.ByRules))
+	} else {
+		names = nil // there is nothing to try them on
+	}
 	for _, name := range names {
-		if len(families) < 2 {
-			t.Learner = names[0] // there is nothing to try it on
-			break
-		}
-		var scored []diagnose.Example
 		var p [][]float64
-		for i, family := range slices.Sorted(maps.Keys(families)) {
-			from := slices.DeleteFunc(slices.Clone(examples), func(e diagnose.Example) bool { return e.Family == family })
-			m, err := t.fit(ctx, from, name, fmt.Sprintf("%s, without %s (%d of %d)", name, family, i+1, len(families)))
+		for i, trial := range trials {
+			m, err := t.fit(ctx, trial.From, name, fmt.Sprintf("%s, %s (%d of %d)", name, trial.Name, i+1, len(trials)))
 			if err != nil {
 				return err
 			}
-			for _, e := range sure {
-				if e.Family == family {
-					scored, p = append(scored, e), append(p, m.Probabilities(e.Cases))
-				}
-			}
+			p = append(p, each(trial.Asked, m.Probabilities)...)
 		}
-		t.Tried[name] = diagnose.Assess(scored, p)
+		t.Tried[name] = diagnose.Assess(asked, p)
 		if loss := t.Tried[name].LogLoss; loss < best && diagnose.Learners()[name] != nil {
 			best, t.Learner = loss, name
 		}
@@ -200,8 +186,20 @@ func (t *training) tell(promoted bool) error {
 		}{t.model.ID, t.model.About, promoted, t})
 	}
 	a.printf("Model %s, a %s: %d incidents, %d windows of %s.\n\n", t.model.ID, t.Learner, t.model.About.Incidents, t.model.About.Windows, strings.Join(t.model.About.Families, ", "))
-	a.printf("On families that it has not seen:\n\n")
-	a.assessments(t.Tried)
+	switch {
+	case len(t.Tried) == 0:
+		a.printf("It was tried on nothing: there is a single incident, or what is labelled for sure is all of one time.\n")
+	case len(t.model.About.Families) > 1:
+		a.printf("On families that it has not seen:\n\n")
+	default:
+		a.printf("On what came after all that it had learned from:\n\n")
+	}
+	if len(t.Tried) > 0 {
+		a.assessments(t.Tried)
+		if t.Tried[t.Learner].LogLoss > t.Tried["rules"].LogLoss {
+			a.printf("\nThe rules alone did better: label more incidents before you promote it.\n")
+		}
+	}
 	if t.Holdout != nil {
 		a.printf("\nOn what was held out:\n\n")
 		a.assessments(map[string]diagnose.Assessment{t.Learner: *t.Holdout})
@@ -218,112 +216,8 @@ func (a *app) assessments(all map[string]diagnose.Assessment) {
 		s := all[name]
 		low, high := models.Wilson(s.First, s.Incidents)
 		_, worst := models.Wilson(s.Alarms, s.Quiet)
-		t.add(name, fmt.Sprintf("%.4f", s.LogLoss), fmt.Sprintf("%.3f", s.CalibrationError),
+		t.add(name, fmt.Sprintf("%.4f (%.4f–%.4f)", s.LogLoss, s.LogLossLow, s.LogLossHigh), fmt.Sprintf("%.3f", s.CalibrationError),
 			fmt.Sprintf("%d/%d (%.2f–%.2f)", s.First, s.Incidents, low, high), fmt.Sprintf("%d/%d (up to %s)", s.Alarms, s.Quiet, planfile.Percent(worst)))
 	}
 	a.table("  ", t)
-}
-
-// examples are the windows of all incidents, judged by the rules.
-func (a *app) examples(ctx context.Context, st *store.Store, f judgeFlags, noOutcomes bool) ([]diagnose.Example, error) {
-	all, err := st.Incidents(ctx, store.IncidentFilter{}, 0)
-	if err != nil {
-		return nil, err
-	}
-	byJob := map[dhalion.JobID][]store.Incident{}
-	for _, in := range all {
-		if noOutcomes && strings.HasPrefix(in.Source, "outcome of ") {
-			continue
-		}
-		byJob[in.Job] = append(byJob[in.Job], in)
-	}
-	if len(byJob) == 0 {
-		return nil, hinted(errors.New("train: there are no incidents to learn from"), "dhalion incidents import labels.csv")
-	}
-	progress, end := a.steps("judging the incidents' windows")
-	defer end()
-	var out []diagnose.Example
-	for i, job := range slices.Sorted(maps.Keys(byJob)) {
-		if progress != nil {
-			progress(i, len(byJob))
-		}
-		some, err := a.examplesOf(ctx, st, job, byJob[job], f)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, some...)
-	}
-	if len(out) == 0 {
-		return nil, hinted(errors.New("train: nothing is known of the times of the incidents"), "ingest the histories that the labels are about")
-	}
-	return out, nil
-}
-
-func (a *app) examplesOf(ctx context.Context, st *store.Store, job dhalion.JobID, incidents []store.Incident, f judgeFlags) ([]diagnose.Example, error) {
-	f, err := a.forJob(f, job)
-	if err != nil {
-		return nil, err
-	}
-	pol := f.loaded
-	from, to := incidents[0].Start, incidents[0].End
-	var held []dhalion.Incident
-	for _, in := range incidents {
-		if in.Start.Before(from) {
-			from = in.Start
-		}
-		if in.End.After(to) {
-			to = in.End
-		}
-		if in.Cause != "" {
-			held = append(held, in.Incident)
-		}
-	}
-	h, err := st.History(ctx, job, from.Add(-lookbackOf(pol)), to)
-	if err != nil {
-		return nil, err
-	}
-	asked := map[time.Time]bool{}
-	var out []diagnose.Example
-	for _, in := range incidents {
-		first, step := in.Start.Add(diagnose.Shows+learnEvery), learnEvery
-		if in.Cause == "" {
-			first, step = in.Start.Add(pol.Window), learnQuietEvery
-		}
-		for at := first; !at.After(in.End); at = at.Add(step) {
-			if asked[at] || in.Cause == "" && recent(held, at) {
-				continue
-			}
-			asked[at] = true
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
-			r, err := diagnose.Evaluate(h, at, pol)
-			if err != nil {
-				return nil, err
-			}
-			e := diagnose.NewExample(r, held)
-			if e.Cases == nil {
-				continue
-			}
-			e.Family, e.Run, e.Incident = in.Family, string(job), in.Name
-			if e.Family == "" {
-				e.Family = string(job)
-			}
-			if e.Incident == "" {
-				e.Incident = fmt.Sprintf("%s %s", job, stamp(in.Start))
-			}
-			if in.Cause == "" {
-				e.Incident += " " + stamp(at) // each minute in order is one of its own
-			}
-			out = append(out, e)
-		}
-	}
-	return out, nil
-}
-
-// recent says that a window shows an incident, or what is left of one.
-func recent(held []dhalion.Incident, at time.Time) bool {
-	return slices.ContainsFunc(held, func(in dhalion.Incident) bool {
-		return at.After(in.Start) && at.Before(in.End.Add(diagnose.Lingers(in.Cause)))
-	})
 }

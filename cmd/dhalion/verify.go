@@ -260,7 +260,7 @@ func later(x, y time.Time) time.Time {
 // at is what the window that ends at a time shows.
 func (j *judge) at(ctx context.Context, at time.Time) (apply.Seen, error) {
 	p := j.doc.plan
-	h, err := j.st.History(ctx, p.Job, at.Add(-lookbackOf(j.by.policy)), at)
+	h, err := j.st.History(ctx, p.Job, at.Add(-j.by.policy.Reach()), at)
 	if err != nil {
 		return apply.Seen{}, err
 	}

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/dhalion-go/dhalion/internal/spell"
 )
 
 // Surroundings is how Lint looks at what a configuration names.
@@ -134,7 +136,7 @@ func (l *linter) job(i int, j Job) {
 	engine, _, _ := strings.Cut(j.Match, "/")
 	engines := append(l.c.Names(), reserved)
 	if !slices.ContainsFunc(engines, func(name string) bool { return mayMatch(engine, name) }) {
-		near := didYouMean(engine, engines)
+		near := spell.DidYouMean(engine, engines)
 		if near == "" {
 			near = "; there are " + strings.Join(engines, ", ")
 		}

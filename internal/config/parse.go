@@ -16,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/internal/spell"
 )
 
 // Parse reads the content of a file. It walks the YAML itself, instead of
@@ -209,7 +210,7 @@ func advice(key string, names []string) string {
 			return ": a secret is not written here but into a file of its own, USER:PASSWORD, which basic_file names"
 		}
 	}
-	if near := didYouMean(key, names); near != "" {
+	if near := spell.DidYouMean(key, names); near != "" {
 		return near
 	}
 	return "; there are " + strings.Join(names, ", ")
@@ -342,7 +343,7 @@ func (r *reader) oneOf(n *yaml.Node, key string, values ...string) string {
 		if len(values) == 1 {
 			what = "is not known; there is " + values[0]
 		}
-		r.wrong(n.Line, "%s %q %s%s", key, s, what, didYouMean(s, values))
+		r.wrong(n.Line, "%s %q %s%s", key, s, what, spell.DidYouMean(s, values))
 		return ""
 	}
 	return s
@@ -526,39 +527,4 @@ func quotedIfOdd(s string) string {
 		s = s[:maxName] + "…"
 	}
 	return strconv.Quote(s)
-}
-
-// didYouMean names the nearest of some names, when one is near.
-func didYouMean(name string, names []string) string {
-	best, distance := "", 1+len(name)/3
-	for _, other := range names {
-		if d := edits(name, other); d <= distance && (best == "" || d < edits(name, best)) {
-			best = other
-		}
-	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf("; did you mean %s?", best)
-}
-
-// edits is the Levenshtein distance.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			change := diagonal
-			if a[i-1] != b[j-1] {
-				change++
-			}
-			diagonal = row[j]
-			row[j] = min(change, row[j]+1, row[j-1]+1)
-		}
-	}
-	return row[len(b)]
 }

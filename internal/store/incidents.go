@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -101,6 +102,22 @@ func (s *Store) Incidents(ctx context.Context, f IncidentFilter, limit int) ([]I
 		return nil, fmt.Errorf("store: list incidents: %w", err)
 	}
 	return all, nil
+}
+
+// Incident is the one of a number; *NotFoundError when there is none.
+func (s *Store) Incident(ctx context.Context, id int64) (in Incident, err error) {
+	rows, err := s.pool.Query(ctx, `SELECT `+incidentColumns+` FROM incidents WHERE id = $1`, id)
+	if err != nil {
+		return in, fmt.Errorf("store: read incident %d: %w", id, err)
+	}
+	in, err = pgx.CollectExactlyOneRow(rows, scanIncident)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return in, &NotFoundError{"incident", fmt.Sprint(id)}
+	}
+	if err != nil {
+		return in, fmt.Errorf("store: read incident %d: %w", id, err)
+	}
+	return in, nil
 }
 
 // RemoveIncident removes one label and says which it was; *NotFoundError when there

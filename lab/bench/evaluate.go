@@ -112,7 +112,7 @@ func (b *bench) evaluate(ctx context.Context) error {
 		ratio := median(own.took).Seconds() / median(best.took).Seconds()
 		what := fmt.Sprintf("%d windows: dhalion's time over %s's", own.count, best.engine)
 		if own.count == windows {
-			b.atMost(what, ratio, 1)
+			b.atMost(what, ratio, 0.5)
 		} else {
 			fmt.Printf("  %-44s %6.2f  (printed only)\n", what, ratio)
 		}

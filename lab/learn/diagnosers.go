@@ -20,7 +20,7 @@ func fusionOf(learner string) string { return "fusion with " + learner }
 
 // withProcessor is the fusion whose classifiers get what is excluded for the sake of
 // other machines.
-const withProcessor = "fusion, cpu and gc too"
+const withProcessor = "fusion with cpu and gc"
 
 // diagnosers are all that are compared, the shipped fusion last.
 func diagnosers(seed uint64, foreign *sklearn) []diagnoser {

@@ -17,6 +17,8 @@ for line in sys.stdin:
     for n, columns in enumerate(task["columns"]):
         x, y, w, t = (np.fromfile(os.path.join(folder, f"{n}-{s}.bin"), dtype="<f8") for s in "xywt")
         x, t = x.reshape(-1, columns), t.reshape(-1, columns)
+        known = ~np.isnan(x).all(axis=0)  # the histogram booster takes no column of which nothing is known
+        x, t = x[:, known], t[:, known]
         if task["learner"] == "HistGradientBoosting":
             model = HistGradientBoostingClassifier(random_state=task["seed"])
         else:

@@ -12,6 +12,7 @@ import (
 	"github.com/expr-lang/expr/parser"
 
 	dhalion "github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/internal/spell"
 )
 
 // MaxExpression bounds the length of one expression in bytes, and with it the
@@ -376,7 +377,7 @@ func (c *compiler) suggest(name string) string {
 			}
 		}
 	}
-	return didYouMean(name, c.names)
+	return spell.DidYouMean(name, c.names)
 }
 
 // finite makes what overflows unknown: an infinity compares like a number and
@@ -593,7 +594,7 @@ func (c *compiler) call(n ast.Node, name string, args []ast.Node) (node, bool, e
 	}
 	f, ok := functions[name]
 	if !ok {
-		return nil, false, wrong(n, "%s(…) is neither a feature of a target of kind %s nor a function%s", name, c.kind, didYouMean(name, functionNames()))
+		return nil, false, wrong(n, "%s(…) is neither a feature of a target of kind %s nor a function%s", name, c.kind, spell.DidYouMean(name, functionNames()))
 	}
 	if len(args) < f.least || (f.most >= 0 && len(args) > f.most) {
 		return nil, false, wrong(n, "%s takes %s, not %d", name, arity(f.least, f.most), len(args))
@@ -653,7 +654,7 @@ func (c *compiler) named(n ast.Node, function string, args []ast.Node) (node, bo
 			return nil, false, wrong(n, "detector %s looks at targets of another kind than %s", name, c.kind)
 		}
 		if !slices.Contains(c.symptoms, name) {
-			return nil, false, wrong(n, "no detector is named %s%s", name, didYouMean(name, c.symptoms))
+			return nil, false, wrong(n, "no detector is named %s%s", name, spell.DidYouMean(name, c.symptoms))
 		}
 		c.note(&c.seen, name)
 		if function == "score" {
@@ -680,7 +681,7 @@ func (c *compiler) named(n ast.Node, function string, args []ast.Node) (node, bo
 			return nil, false, wrong(n, "diagnosis(…) is not known yet where this is evaluated")
 		}
 		if !cause.Valid() {
-			return nil, false, wrong(n, "%s is no cause%s", name, didYouMean(name, causeNames()))
+			return nil, false, wrong(n, "%s is no cause%s", name, spell.DidYouMean(name, causeNames()))
 		}
 		return evalFunc(func(env *Env) float64 {
 			if env.Diagnosis == nil {
@@ -690,7 +691,7 @@ func (c *compiler) named(n ast.Node, function string, args []ast.Node) (node, bo
 		}), false, nil
 	default:
 		if !c.parameters(name) {
-			return nil, false, wrong(n, "%s is no parameter%s", name, didYouMean(name, c.names))
+			return nil, false, wrong(n, "%s is no parameter%s", name, spell.DidYouMean(name, c.names))
 		}
 		return c.parameter(name), false, nil
 	}
@@ -702,39 +703,4 @@ func causeNames() []string {
 		names = append(names, string(c))
 	}
 	return names
-}
-
-// didYouMean names the nearest of some names, when one is near.
-func didYouMean(name string, names []string) string {
-	best, distance := "", 1+len(name)/3
-	for _, other := range names {
-		if d := edits(name, other); d <= distance && (best == "" || d < edits(name, best)) {
-			best = other
-		}
-	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf("; did you mean %s?", best)
-}
-
-// edits is the Levenshtein distance.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			change := diagonal
-			if a[i-1] != b[j-1] {
-				change++
-			}
-			diagonal = row[j]
-			row[j] = min(change, row[j]+1, row[j-1]+1)
-		}
-	}
-	return row[len(b)]
 }

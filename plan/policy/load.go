@@ -20,6 +20,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	dhalion "github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/internal/spell"
 )
 
 //go:embed builtin/*.yaml
@@ -86,6 +87,16 @@ type detectorYAML struct {
 	Clear   string `yaml:"clear,omitempty"`
 	Disable bool   `yaml:"disable,omitempty"`
 	file    string
+
+	Of          scalar   `yaml:"of,omitempty"`
+	Against     Against  `yaml:"against,omitempty"`
+	Side        Side     `yaml:"side,omitempty"`
+	FalseAlarms *float64 `yaml:"false_alarms,omitempty"`
+	Floor       *float64 `yaml:"floor,omitempty"`
+	Per         scalar   `yaml:"per,omitempty"`
+	Window      string   `yaml:"window,omitempty"`
+	Over        string   `yaml:"over,omitempty"`
+	Season      string   `yaml:"season,omitempty"`
 }
 
 type ruleYAML struct {
@@ -243,7 +254,7 @@ func readChain(name string, read func(string) ([]byte, error)) ([]fileDocument, 
 			data = source
 		} else {
 			return nil, fmt.Errorf("policy: there is no built-in policy %q%s; there are %s (a file ends in .yaml)",
-				name, didYouMean(name, Builtins()), strings.Join(Builtins(), ", "))
+				name, spell.DidYouMean(name, Builtins()), strings.Join(Builtins(), ", "))
 		}
 		if seen[file] || len(chain) >= maxExtends {
 			return nil, fmt.Errorf("policy: %s: extends itself by way of others", file)
@@ -318,7 +329,7 @@ func yamlError(name string, err error) error {
 		message = message[len(m[0]):]
 	}
 	if m := unknownKey.FindStringSubmatch(message); m != nil {
-		message = fmt.Sprintf("there is no key %s here%s", m[1], didYouMean(m[1], keysOf[m[2]]))
+		message = fmt.Sprintf("there is no key %s here%s", m[1], spell.DidYouMean(m[1], keysOf[m[2]]))
 	} else if m := wrongScalar.FindStringSubmatch(message); m != nil {
 		message = fmt.Sprintf("%q is not of the kind that stands here", m[2])
 	}
@@ -457,7 +468,7 @@ func mergeByName[T any](below, own []T, file, what string, of func(T) (name scal
 		}
 		switch {
 		case remove && at < 0:
-			return nil, fmt.Errorf("%s:%d: there is no %s %s to disable%s", file, name.line, what, name.text, didYouMean(name.text, names))
+			return nil, fmt.Errorf("%s:%d: there is no %s %s to disable%s", file, name.line, what, name.text, spell.DidYouMean(name.text, names))
 		case remove:
 			list = slices.Delete(list, at, at+1)
 		case at >= 0:
@@ -550,7 +561,7 @@ func (d *document) check(chain []fileDocument, known Catalogue, params map[strin
 	for _, name := range slices.Sorted(maps.Keys(d.Priors)) {
 		cause, v := dhalion.Cause(name), d.Priors[name]
 		if !cause.Valid() {
-			return nil, at(chain, []string{"priors", name}, "prior of %s: there is no such cause%s", name, didYouMean(name, causeNames()))
+			return nil, at(chain, []string{"priors", name}, "prior of %s: there is no such cause%s", name, spell.DidYouMean(name, causeNames()))
 		}
 		if math.IsNaN(v) || math.IsInf(v, 0) {
 			return nil, at(chain, []string{"priors", name}, "prior of %s: %v is no log-odds", name, v)
@@ -653,13 +664,20 @@ func (d *document) checkDetectors(p *Policy, known Catalogue) error {
 		if out.Clear, err = duration(x.Clear, "clear", x.file, line); err != nil {
 			return err
 		}
-		if x.When.text == "" {
-			return fmt.Errorf("%s:%d: detector %s has no condition (when)", x.file, line, out.Name)
-		}
 		sc := p.scope(kind, known)
 		sc.symptoms, sc.elsewhere = nil, nil // symptoms are made of features, not of one another
 		if sc.component != nil {
 			sc.component.symptoms, sc.component.elsewhere = nil, nil
+		}
+		if x.learns() {
+			if out.Learn, err = x.learn(p, out, sc); err != nil {
+				return err
+			}
+			p.Detectors = append(p.Detectors, out)
+			continue
+		}
+		if x.When.text == "" {
+			return fmt.Errorf("%s:%d: detector %s has neither a condition (when) nor a number whose limit is learned (of, against)", x.file, line, out.Name)
 		}
 		if out.When, err = conditionOf(x.When, x.file, sc); err != nil {
 			return err
@@ -672,6 +690,82 @@ func (d *document) checkDetectors(p *Policy, known Catalogue) error {
 		p.Detectors = append(p.Detectors, out)
 	}
 	return nil
+}
+
+// defaultFalseAlarms is one window in a thousand: at 60 s, one in 17 h.
+const defaultFalseAlarms = 0.001
+
+// learns says that any word of a learned limit is there.
+func (x *detectorYAML) learns() bool {
+	return x.Of.text != "" || x.Against != "" || x.Side != "" || x.FalseAlarms != nil || x.Floor != nil || x.Per.text != "" || x.Window != "" || x.Over != "" || x.Season != ""
+}
+
+// learn checks the words of a learned limit.
+func (x *detectorYAML) learn(p *Policy, d Detector, sc scope) (*Learn, error) {
+	l := &Learn{Against: x.Against, Side: SideAbove, FalseAlarms: defaultFalseAlarms, Floor: math.Inf(-1), Window: p.Window, Over: p.Lookback()}
+	wrong := func(format string, args ...any) error {
+		return fmt.Errorf("%s:%d: detector %s: %s", x.file, d.Line, d.Name, fmt.Sprintf(format, args...))
+	}
+	var err error
+	switch {
+	case x.When.text != "" || x.Score.text != "":
+		return nil, wrong("it has a condition (when, score) and a learned limit (of, against): want one of them")
+	case x.Of.text == "":
+		return nil, wrong("the number whose limit is learned (of) is missing")
+	case !slices.Contains([]Against{AgainstPast, AgainstRecent, AgainstPeers}, x.Against):
+		return nil, wrong("against %q is none of past, recent, peers", x.Against)
+	case x.Side != "" && !slices.Contains([]Side{SideAbove, SideBelow, SideEither}, x.Side):
+		return nil, wrong("side %q is none of above, below, either", x.Side)
+	case x.Against == AgainstPeers && d.Target != dhalion.KindInstance && d.Target != dhalion.KindWorker:
+		return nil, wrong("a %s has no peers; instances and workers have", d.Target)
+	case x.Against == AgainstPeers && x.Side != "" && x.Side != SideAbove:
+		return nil, wrong("among peers more is worse: side %s is not looked at", x.Side)
+	case x.Against != AgainstPeers && x.Per.text != "":
+		return nil, wrong("per goes with against: peers; divide in of")
+	case x.Against != AgainstPast && x.Season != "":
+		return nil, wrong("season goes with against: past")
+	case x.Floor != nil && x.Side != "" && x.Side != SideAbove:
+		return nil, wrong("a floor goes with side: above")
+	}
+	if x.Side != "" {
+		l.Side = x.Side
+	}
+	if x.FalseAlarms != nil {
+		if l.FalseAlarms = *x.FalseAlarms; !(l.FalseAlarms > 0 && l.FalseAlarms < 0.1) {
+			return nil, wrong("false_alarms %v is not above 0 and below 0.1, a share of windows", l.FalseAlarms)
+		}
+	}
+	if x.Floor != nil {
+		if l.Floor = *x.Floor; math.IsNaN(l.Floor) || math.IsInf(l.Floor, 0) {
+			return nil, wrong("floor %v is no limit", l.Floor)
+		}
+	}
+	if l.Of, err = numberOf(x.Of, x.file, sc); err != nil {
+		return nil, err
+	}
+	if x.Per.text != "" {
+		if l.Per, err = numberOf(x.Per, x.file, sc); err != nil {
+			return nil, err
+		}
+	}
+	for _, t := range []struct {
+		text, what string
+		to         *time.Duration
+	}{{x.Window, "window", &l.Window}, {x.Over, "over", &l.Over}, {x.Season, "season", &l.Season}} {
+		if t.text == "" {
+			continue
+		}
+		if *t.to, err = duration(t.text, t.what, x.file, d.Line); err != nil {
+			return nil, err
+		}
+		if *t.to <= 0 {
+			return nil, wrong("%s %s is no length of time", t.what, t.text)
+		}
+	}
+	if l.Season > 0 && l.Season < 24*l.Window {
+		return nil, wrong("a season of %s has no 24 phases of %s or more", x.Season, l.Window)
+	}
+	return l, nil
 }
 
 func conditionOf(s scalar, file string, sc scope) (*Expr, error) {
@@ -695,16 +789,16 @@ func (d *document) checkRules(p *Policy, known Catalogue) error {
 		line := x.Name.line
 		out := Rule{Name: x.Name.text, Cause: dhalion.Cause(x.Cause), File: x.file, Line: line}
 		if !out.Cause.Valid() {
-			return fmt.Errorf("%s:%d: rule %s: there is no cause %q%s", x.file, line, out.Name, x.Cause, didYouMean(x.Cause, causeNames()))
+			return fmt.Errorf("%s:%d: rule %s: there is no cause %q%s", x.file, line, out.Name, x.Cause, spell.DidYouMean(x.Cause, causeNames()))
 		}
-		out.Target = kindsOf[out.Cause][0]
+		out.Target = Kinds[out.Cause][0]
 		if x.Target != "" {
 			var err error
 			if out.Target, err = kindOf(x.Target, x.file, line); err != nil {
 				return err
 			}
 		}
-		if !slices.Contains(kindsOf[out.Cause], out.Target) {
+		if !slices.Contains(Kinds[out.Cause], out.Target) {
 			return fmt.Errorf("%s:%d: rule %s: %s is not judged at a target of kind %s", x.file, line, out.Name, out.Cause, out.Target)
 		}
 		var err error
@@ -751,7 +845,7 @@ func (d *document) checkKnobs(p *Policy) error {
 		case out.Name == "" || out.Argument == "":
 			return fmt.Errorf("%s:%d: a knob needs a name and an argument", x.file, max(line, 1))
 		case !out.Mends.Valid():
-			return fmt.Errorf("%s:%d: knob %s mends %q, which is no cause%s", x.file, line, out.Name, x.Mends, didYouMean(x.Mends, causeNames()))
+			return fmt.Errorf("%s:%d: knob %s mends %q, which is no cause%s", x.file, line, out.Name, x.Mends, spell.DidYouMean(x.Mends, causeNames()))
 		case len(x.Values) == 0:
 			return fmt.Errorf("%s:%d: knob %s has no values", x.file, line, out.Name)
 		}
@@ -801,7 +895,7 @@ func (d *document) checkLimits(p *Policy, chain []fileDocument) error {
 				for _, k := range dhalion.ActionKinds {
 					names = append(names, string(k))
 				}
-				return at(chain, []string{"limits", "actions"}, "there is no action %q%s", a, didYouMean(a, names))
+				return at(chain, []string{"limits", "actions"}, "there is no action %q%s", a, spell.DidYouMean(a, names))
 			}
 			p.Limits.Actions = append(p.Limits.Actions, kind)
 		}
@@ -825,7 +919,7 @@ func (d *document) checkLimits(p *Policy, chain []fileDocument) error {
 		case reverseUnmet:
 			p.Outcome.ReverseUnmet = true
 		default:
-			return at(chain, []string{"outcome", "unmet"}, "unmet is keep or reverse, not %q%s", *o.Unmet, didYouMean(*o.Unmet, []string{keepUnmet, reverseUnmet}))
+			return at(chain, []string{"outcome", "unmet"}, "unmet is keep or reverse, not %q%s", *o.Unmet, spell.DidYouMean(*o.Unmet, []string{keepUnmet, reverseUnmet}))
 		}
 	}
 	return nil
@@ -880,10 +974,21 @@ func (p *Policy) YAML() []byte {
 		return scalar{text: e.source}
 	}
 	for _, x := range p.Detectors {
-		d.Detectors = append(d.Detectors, detectorYAML{
+		y := detectorYAML{
 			Name: scalar{text: x.Name}, Target: string(x.Target), When: text(x.When), Score: text(x.Score),
 			Hold: x.Hold.String(), Clear: x.Clear.String(),
-		})
+		}
+		if l := x.Learn; l != nil {
+			y.Of, y.Against, y.Side, y.FalseAlarms, y.Per, y.Window = text(l.Of), l.Against, l.Side, &l.FalseAlarms, text(l.Per), l.Window.String()
+			y.Over = l.Over.String()
+			if !math.IsInf(l.Floor, 0) {
+				y.Floor = &l.Floor
+			}
+			if l.Season > 0 {
+				y.Season = l.Season.String()
+			}
+		}
+		d.Detectors = append(d.Detectors, y)
 	}
 	for _, x := range p.Rules {
 		d.Rules = append(d.Rules, ruleYAML{

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	dhalion "github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/internal/spell"
 )
 
 // Policy is one that has been loaded, merged with what it extends and checked.
@@ -46,6 +47,31 @@ type Policy struct {
 // Number is a parameter as a number, a duration in seconds; false when there is
 // no such parameter or it is a text.
 func (p *Policy) Number(name string) (float64, bool) { return p.Parameters.Number(name) }
+
+// DefaultLookback is how much history a policy looks at that does not say.
+const DefaultLookback = 6 * time.Hour
+
+// Lookback is what counts as a job's past: the parameter lookback, and at least a
+// window.
+func (p *Policy) Lookback() time.Duration {
+	lookback, ok := p.Parameters.Duration("lookback")
+	if !ok {
+		lookback = DefaultLookback
+	}
+	return max(lookback, p.Window)
+}
+
+// Reach is how much history an evaluation reads: the lookback, and what every learned
+// limit learns from.
+func (p *Policy) Reach() time.Duration {
+	reach := p.Lookback()
+	for _, d := range p.Detectors {
+		if d.Learn != nil {
+			reach = max(reach, d.Learn.Over)
+		}
+	}
+	return reach
+}
 
 // Sizing is the method by which the planner works out how many instances a
 // component needs.
@@ -96,9 +122,9 @@ type Objective struct {
 
 var objectiveKinds = []string{"throughput-slo", "dynamic-provisioning", "latency-slo", "cost"}
 
-// kindsOf says at which kinds of target a cause is judged (docs/glossary.md). The
+// Kinds says at which kinds of target each cause is judged (DESIGN, Causes). The
 // first is where a rule looks that names none.
-var kindsOf = map[dhalion.Cause][]dhalion.TargetKind{
+var Kinds = map[dhalion.Cause][]dhalion.TargetKind{
 	dhalion.Underprovisioned:  {dhalion.KindComponent},
 	dhalion.Overprovisioned:   {dhalion.KindComponent, dhalion.KindJob},
 	dhalion.SlowInstance:      {dhalion.KindInstance},
@@ -128,11 +154,47 @@ type Component struct {
 type Detector struct {
 	Name        string
 	Target      dhalion.TargetKind
-	When, Score *Expr
+	When, Score *Expr  // nil where the limit is learned
+	Learn       *Learn // nil where there is a condition
 	Hold, Clear time.Duration
 	File        string
 	Line        int
 }
+
+// Learn is how a detector learns its limit.
+type Learn struct {
+	Of      *Expr // the number that is judged
+	Against Against
+	Side    Side
+	// FalseAlarms is the share of normal windows that are beyond the limit, above 0
+	// and below .1.
+	FalseAlarms float64
+	Floor       float64       // at or below it nothing is seen; -Inf for none
+	Per         *Expr         // the load that Of is divided by, too; nil for none, and with AgainstPeers only
+	Window      time.Duration // that Of is taken over
+	Over        time.Duration // how far back it learns
+	Season      time.Duration // after which the level comes again; 0: none
+}
+
+// Against says what a number is held against.
+type Against string
+
+// What a number can be held against.
+const (
+	AgainstPast   Against = "past"   // its level in the past, by season where there is one, and the tail of what strayed from it
+	AgainstRecent Against = "recent" // its level in the last undisturbed windows: for what drifts
+	AgainstPeers  Against = "peers"  // the other instances of the component, or the other workers, and its own past
+)
+
+// Side is where a limit lies.
+type Side string
+
+// The sides of a level.
+const (
+	SideAbove  Side = "above"
+	SideBelow  Side = "below"
+	SideEither Side = "either"
+)
 
 // Rule gives evidence for or against a cause at targets of one kind. When may be
 // nil: always. Value is the number shown beside the evidence; nil for none.
@@ -304,7 +366,7 @@ func (p Parameters) set(over map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(over)) {
 		old, ok := p.values[name]
 		if !ok {
-			return fmt.Errorf("policy: there is no parameter %q%s; there are %s", name, didYouMean(name, p.Names()), strings.Join(p.Names(), ", "))
+			return fmt.Errorf("policy: there is no parameter %q%s; there are %s", name, spell.DidYouMean(name, p.Names()), strings.Join(p.Names(), ", "))
 		}
 		v := parseValue(over[name])
 		switch {
@@ -364,6 +426,10 @@ func (p *Policy) Lint() []dhalion.Warning {
 	for _, d := range p.Detectors {
 		note(d.When)
 		note(d.Score)
+		if d.Learn != nil {
+			note(d.Learn.Of)
+			note(d.Learn.Per)
+		}
 	}
 	for _, r := range p.Rules {
 		note(r.When)
@@ -372,7 +438,7 @@ func (p *Policy) Lint() []dhalion.Warning {
 	}
 	for _, name := range p.Parameters.Names() {
 		if !used[name] && !slices.Contains(plannerParameters, name) {
-			add("unused-parameter", "nothing uses parameter %s%s", name, didYouMean(name, slices.DeleteFunc(p.Parameters.Names(), func(o string) bool { return o == name })))
+			add("unused-parameter", "nothing uses parameter %s%s", name, spell.DidYouMean(name, slices.DeleteFunc(p.Parameters.Names(), func(o string) bool { return o == name })))
 		}
 	}
 	if p.Minimum.Span > p.Window {

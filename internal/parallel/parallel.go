@@ -1,4 +1,5 @@
-package models
+// Package parallel does independent pieces of work on all processors.
+package parallel
 
 import (
 	"runtime"
@@ -6,9 +7,9 @@ import (
 	"sync/atomic"
 )
 
-// together calls f with 0 to n-1 on all processors. What f does must not depend on
+// Each calls f with 0 to n-1 on all processors. What f does must not depend on
 // the order.
-func together(n int, f func(i int)) {
+func Each(n int, f func(i int)) {
 	workers := min(runtime.GOMAXPROCS(0), n)
 	if workers < 2 {
 		for i := range n {

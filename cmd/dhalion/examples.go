@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/diagnose"
+	"github.com/dhalion-go/dhalion/internal/store"
+	"github.com/dhalion-go/dhalion/plan/policy"
+)
+
+// How close together the windows are that are learned from.
+const (
+	learnEvery      = 5 * time.Second
+	learnQuietEvery = 15 * time.Second
+)
+
+// lesson is what is known of one job: its incidents, and when they are looked at.
+type lesson struct {
+	job       dhalion.JobID
+	policy    *policy.Policy
+	incidents []store.Incident
+	held      []dhalion.Incident // those with a cause
+	questions []question
+}
+
+// question is one window that is learned from.
+type question struct {
+	n        int // its place among the questions
+	at       time.Time
+	incident int // the place of what it shows
+}
+
+// examples are the windows of all incidents, judged by the rules, in the order of
+// the incidents.
+func (a *app) examples(ctx context.Context, st *store.Store, f judgeFlags, noOutcomes bool) ([]diagnose.Example, error) {
+	all, err := st.Incidents(ctx, store.IncidentFilter{}, 0)
+	if err != nil {
+		return nil, err
+	}
+	byJob := map[dhalion.JobID][]store.Incident{}
+	for _, in := range all {
+		if noOutcomes && strings.HasPrefix(in.Source, "outcome of ") {
+			continue
+		}
+		byJob[in.Job] = append(byJob[in.Job], in)
+	}
+	if len(byJob) == 0 {
+		return nil, hinted(errors.New("train: there are no incidents to learn from"), "dhalion incidents import labels.csv")
+	}
+	var jobs []*lesson
+	total := 0
+	for _, job := range slices.Sorted(maps.Keys(byJob)) {
+		of, err := a.forJob(f, job)
+		if err != nil {
+			return nil, err
+		}
+		l := newLesson(job, of.loaded, byJob[job])
+		jobs, total = append(jobs, l), total+len(l.questions)
+	}
+	progress, end := a.steps("judging the incidents' windows")
+	defer end()
+	done := 0
+	var out []diagnose.Example
+	for _, l := range jobs {
+		some, err := l.examples(ctx, st, func() {
+			if done++; progress != nil {
+				progress(done, total)
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, some...)
+	}
+	if len(out) == 0 {
+		return nil, hinted(errors.New("train: nothing is known of the times of the incidents"), "ingest the histories that the labels are about")
+	}
+	return out, nil
+}
+
+// newLesson works out the windows of a job's incidents; no time is asked twice.
+func newLesson(job dhalion.JobID, pol *policy.Policy, incidents []store.Incident) *lesson {
+	l := &lesson{job: job, policy: pol, incidents: incidents}
+	for _, in := range incidents {
+		if in.Cause != "" {
+			l.held = append(l.held, in.Incident)
+		}
+	}
+	asked := map[time.Time]bool{}
+	for i, in := range incidents {
+		first, step := in.Start.Add(diagnose.Shows+learnEvery), learnEvery
+		if in.Cause == "" {
+			first, step = in.Start.Add(pol.Window), learnQuietEvery
+		}
+		for at := first; !at.After(in.End); at = at.Add(step) {
+			if asked[at] || in.Cause == "" && recent(l.held, at) {
+				continue
+			}
+			asked[at] = true
+			l.questions = append(l.questions, question{len(l.questions), at, i})
+		}
+	}
+	return l
+}
+
+// batches sorts questions by time and cuts them, so that of the history no more is in
+// memory than twice the reach: incidents may be months apart, and a job may be
+// labelled as in order for months.
+func batches(questions []question, reach time.Duration) (out [][]question) {
+	sorted := slices.SortedStableFunc(slices.Values(questions), func(a, b question) int { return a.at.Compare(b.at) })
+	for len(sorted) > 0 {
+		n := 1
+		for n < len(sorted) && sorted[n].at.Sub(sorted[0].at) <= reach {
+			n++
+		}
+		out, sorted = append(out, sorted[:n]), sorted[n:]
+	}
+	return out
+}
+
+// examples judges the windows on all processors; judged is called after each.
+func (l *lesson) examples(ctx context.Context, st *store.Store, judged func()) ([]diagnose.Example, error) {
+	all := make([]diagnose.Example, len(l.questions))
+	var mu sync.Mutex
+	reach := l.policy.Reach()
+	for _, batch := range batches(l.questions, reach) {
+		h, err := st.History(ctx, l.job, batch[0].at.Add(-reach), batch[len(batch)-1].at)
+		if err != nil {
+			return nil, err
+		}
+		group, ctx := errgroup.WithContext(ctx)
+		group.SetLimit(runtime.GOMAXPROCS(0))
+		for _, q := range batch {
+			group.Go(func() error {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				r, err := diagnose.Evaluate(h, q.at, l.policy)
+				if err != nil {
+					return err
+				}
+				all[q.n] = diagnose.NewExample(r, l.held)
+				mu.Lock()
+				defer mu.Unlock()
+				judged()
+				return nil
+			})
+		}
+		if err := group.Wait(); err != nil {
+			return nil, err
+		}
+	}
+	var out []diagnose.Example
+	for _, q := range l.questions {
+		e, in := all[q.n], l.incidents[q.incident]
+		if e.Cases == nil {
+			continue // too little was known
+		}
+		e.Family, e.Run, e.Incident = in.Family, string(l.job), in.Name
+		if e.Family == "" {
+			e.Family = string(l.job)
+		}
+		if e.Incident == "" {
+			e.Incident = fmt.Sprintf("%s %s", l.job, stamp(in.Start))
+		}
+		if in.Cause == "" {
+			e.Incident += " " + stamp(q.at) // each window in order is one of its own
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+// recent says that a window shows an incident, or what is left of one.
+func recent(held []dhalion.Incident, at time.Time) bool {
+	return slices.ContainsFunc(held, func(in dhalion.Incident) bool {
+		return at.After(in.Start) && at.Before(in.End.Add(diagnose.Lingers(in.Cause)))
+	})
+}

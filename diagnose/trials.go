@@ -1,0 +1,94 @@
+package diagnose
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/dhalion-go/dhalion/models"
+)
+
+// Trial is a way to try a learner: what it may learn from, and what it is asked about
+// then. No run, or of a single one no incident, is on both sides.
+type Trial struct {
+	Name        string
+	From, Asked []Example
+}
+
+// mostFolds is how many stretches of time a single family's examples are cut into.
+const mostFolds = 5
+
+// Trials are those that examples allow. Of several families each is left out once.
+// A single one is cut into stretches of time, and each but the first is asked of what
+// was learned from all before it. What is asked about is sure: outcomes that were
+// judged teach, and are no measure. There are none of a single incident.
+func Trials(examples []Example) []Trial {
+	families := familiesOf(examples)
+	folds := foldsOf(examples)
+	var out []Trial
+	for f := range slices.Max(append(folds, 0)) + 1 {
+		t := Trial{}
+		if len(families) > 1 {
+			t.Name = "without " + families[f]
+		} else if f == 0 {
+			continue // there is nothing before it
+		}
+		var first, teaches = time.Time{}, false
+		for i, e := range examples {
+			switch {
+			case folds[i] == f:
+				if e.sure() {
+					t.Asked = append(t.Asked, e)
+				}
+				if first.IsZero() || e.At.Before(first) {
+					first = e.At
+				}
+			case folds[i] < f || len(families) > 1:
+				t.From = append(t.From, e)
+				teaches = teaches || e.sure()
+			}
+		}
+		if len(families) == 1 {
+			t.Name = fmt.Sprintf("on what came before %s", first.UTC().Format(time.DateTime))
+		}
+		if teaches && len(t.Asked) > 0 {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+func (e *Example) sure() bool { return e.Certainty >= 1 }
+
+func familiesOf(examples []Example) []string {
+	names := map[string]int{}
+	for _, e := range examples {
+		names[e.Family] = 0
+	}
+	return sorted(names)
+}
+
+// foldsOf deals the examples out: a fold a family; where there is one alone, runs, and of
+// a single run incidents, in stretches of time.
+func foldsOf(examples []Example) []int {
+	folds := make([]int, len(examples))
+	if families := familiesOf(examples); len(families) > 1 {
+		for i, e := range examples {
+			folds[i], _ = slices.BinarySearch(families, e.Family)
+		}
+		return folds
+	}
+	of := func(e Example) string { return e.Run }
+	if slices.IndexFunc(examples, func(e Example) bool { return e.Run != examples[0].Run }) < 0 {
+		of = func(e Example) string { return e.Incident }
+	}
+	groups, times, seen := make([]string, len(examples)), make([]int64, len(examples)), map[string]bool{}
+	for i, e := range examples {
+		groups[i], times[i] = of(e), e.At.UnixNano()
+		seen[groups[i]] = true
+	}
+	if some, err := models.Folds(groups, times, min(mostFolds, len(seen))); err == nil {
+		return some
+	}
+	return folds // one group: there is nothing to deal out
+}

@@ -1,0 +1,95 @@
+package diagnose
+
+import (
+	"fmt"
+	"math"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// asOneRun is made's examples as one job's that came one after the other.
+func asOneRun(families int, seed uint64) []Example {
+	out := made(families, seed)
+	for i := range out {
+		out[i].Family, out[i].Run = "orders", "prod/orders"
+		out[i].At = time.Unix(int64(60*i), 0).UTC()
+	}
+	return out
+}
+
+func TestOfASingleJobTheClassifierIsTrustedAsFarAsItForesees(t *testing.T) {
+	m := trained(t, asOneRun(3, 1))
+	if w := m.Fused.Weight[byClassifier]; !(w > .3) {
+		t.Errorf("a classifier that is always right has the weight %v", w)
+	}
+	missed := 0
+	for _, e := range made(1, 99) {
+		for i, p := range m.Probabilities(e.Cases) {
+			if (e.Holds[i] == 1) != (p > .5) {
+				missed++
+			}
+		}
+	}
+	if missed > 0 {
+		t.Errorf("%d of 160 on the wrong side of a half", missed)
+	}
+}
+
+func TestTrialsKeepRunsAndTimesApart(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		families, runs := rapid.IntRange(1, 3).Draw(t, "families"), rapid.IntRange(1, 4).Draw(t, "runs")
+		var all []Example
+		for i := range rapid.IntRange(1, 40).Draw(t, "n") {
+			f, r := rapid.IntRange(0, families-1).Draw(t, "family"), rapid.IntRange(0, runs-1).Draw(t, "run")
+			in := rapid.IntRange(0, 5).Draw(t, "incident")
+			// A run's incidents come one after the other, and runs do.
+			at := 100000*r + 1000*in + i
+			all = append(all, Example{Family: fmt.Sprint(f), Run: fmt.Sprint(f, r), Incident: fmt.Sprint(f, r, in), At: time.Unix(int64(at), 0), Certainty: rapid.SampledFrom([]float64{1, 1, .7}).Draw(t, "certainty")})
+		}
+		different := func(of func(Example) string) int {
+			seen := map[string]bool{}
+			for _, e := range all {
+				seen[of(e)] = true
+			}
+			return len(seen)
+		}
+		several, manyRuns := different(func(e Example) string { return e.Family }) > 1, different(func(e Example) string { return e.Run }) > 1
+		for _, trial := range Trials(all) {
+			latest := time.Unix(math.MinInt32, 0)
+			runs, incidents, families := map[string]bool{}, map[string]bool{}, map[string]bool{}
+			sure := false
+			for _, e := range trial.From {
+				runs[e.Run], incidents[e.Incident], families[e.Family] = true, true, true
+				sure = sure || e.Certainty == 1
+				if e.At.After(latest) {
+					latest = e.At
+				}
+			}
+			if !sure || len(trial.Asked) == 0 {
+				t.Fatalf("%s: nothing to learn from, or nothing asked", trial.Name)
+			}
+			for _, e := range trial.Asked {
+				switch {
+				case e.Certainty < 1:
+					t.Fatal("an outcome is a measure")
+				case incidents[e.Incident], (several || manyRuns) && runs[e.Run], several && families[e.Family]:
+					t.Fatalf("%s: %s is on both sides", trial.Name, e.Incident)
+				case !several && !e.At.After(latest):
+					t.Fatalf("%s: it learned from what came later", trial.Name)
+				}
+			}
+		}
+	})
+}
+
+func TestASingleIncidentIsTriedOnNothing(t *testing.T) {
+	e := made(1, 1)[0]
+	if trials := Trials([]Example{e, e}); len(trials) != 0 {
+		t.Errorf("%+v", trials)
+	}
+	if trials := Trials(nil); len(trials) != 0 {
+		t.Errorf("of nothing: %+v", trials)
+	}
+}
