@@ -14,6 +14,7 @@ import (
 
 	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/internal/engine/flink"
+	"github.com/dhalion-go/dhalion/plan/planfile"
 )
 
 // finding is one thing that doctor looked at.
@@ -120,9 +121,12 @@ const (
 	keyMode       = "scheduler-mode"
 	keyExceptions = "web.exception-history-size"
 	keyFetcher    = "metrics.fetcher.update-interval"
+	keyTimeout    = "web.timeout" // of the JobManager's asking workers for metrics, among others
 
 	defaultExceptions = 16
 	defaultFetcher    = 10 * time.Second
+	defaultTimeout    = 10 * time.Minute
+	longTimeout       = time.Minute
 )
 
 // assess says what can be seen and done on a cluster.
@@ -208,6 +212,13 @@ func assessConfig(about string, c clusterAnswers, f *findings) {
 	} else {
 		if n, err := strconv.Atoi(c.config[keyExceptions]); err == nil && n < defaultExceptions {
 			f.add(levelWarning, about, fmt.Sprintf("set %s: %d", keyExceptions, defaultExceptions), "%s is %d: failures between two polls get lost", keyExceptions, n)
+		}
+		timeout, ok := defaultTimeout, true
+		if text := c.config[keyTimeout]; text != "" {
+			timeout, ok = flinkDuration(text)
+		}
+		if ok && timeout > longTimeout {
+			f.add(levelOK, about, "set "+keyTimeout+": 20000", "when a TaskManager dies all metrics may stand still for %s (%s)", planfile.Duration(timeout), keyTimeout)
 		}
 		fetcher, ok := defaultFetcher, true
 		if text := c.config[keyFetcher]; text != "" {

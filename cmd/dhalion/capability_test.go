@@ -137,6 +137,14 @@ func TestAJobOfTheAdaptiveSchedulerCanBeRescaledAndHasRoom(t *testing.T) {
 			t.Errorf("a healthy job has %+v", x)
 		}
 	}
+	if !f.has(levelOK, "engine prod", "may stand still for 10 min (web.timeout)") {
+		t.Errorf("nothing is said of web.timeout:\n%s", f.text())
+	}
+	answers := answersOf(t, "adaptive.jsonl.gz")
+	change(t, answers, "/jobmanager/config", `{"key":"heartbeat.interval","value":"2000"}`, `{"key":"web.timeout","value":"20 s"}`)
+	if _, _, f := look(t, answers); f.has(levelOK, "engine prod", "web.timeout") {
+		t.Errorf("20 s is said to be long:\n%s", f.text())
+	}
 	if len(j.Unknown) != 1 || j.Unknown[0].Metric != dhalion.Latency {
 		t.Errorf("unknown is %+v, want latency alone", j.Unknown)
 	}

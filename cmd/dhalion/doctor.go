@@ -186,6 +186,12 @@ func (d *doctor) database(ctx context.Context) {
 		}
 	}
 	d.clock("the database's", off(in.Asked, in.Answered, in.Clock))
+	if in.Versions.Database != in.Versions.Program {
+		return
+	}
+	if err := d.app.withStore(ctx, d.models); err != nil {
+		d.findings.add(levelWarning, "models", "", "whether they have drifted is not known: %v", firstLine(cause(ctx, err)))
+	}
 }
 
 func (d *doctor) schema(v store.Versions, private bool, where string) {

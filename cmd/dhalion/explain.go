@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/diagnose"
 	"github.com/dhalion-go/dhalion/features"
 	"github.com/dhalion-go/dhalion/internal/store"
 	"github.com/dhalion-go/dhalion/plan/planfile"
@@ -26,6 +27,29 @@ type explanation struct {
 	Evidence    []voice       `json:"evidence"`
 	Features    []seenAt      `json:"features"`
 	Neighbours  []neighbour   `json:"neighbours"`
+	// Flip is the smallest change that would take it across a half; null where none of
+	// one or two features does.
+	Flip *flip `json:"flip"`
+	// Incidents of the model's training are most like it, and Other is the one most
+	// like it that was something else; without a model there are none.
+	Incidents []diagnose.Likeness `json:"incidents"`
+	Other     *diagnose.Likeness  `json:"other"`
+}
+
+// flip is what it would take, and the probability then.
+type flip struct {
+	Probability float64   `json:"probability"`
+	Changes     []changed `json:"changes"`
+}
+
+// changed is a feature at another value; Distance is the share of the training values
+// between the two.
+type changed struct {
+	Target   dhalion.Target `json:"target"`
+	Feature  string         `json:"feature"`
+	From     float64        `json:"from"`
+	To       float64        `json:"to"`
+	Distance float64        `json:"distance"`
 }
 
 // voice is one piece of evidence with the rule that gave it.
@@ -72,7 +96,11 @@ func (a *app) explainCommand() *cobra.Command {
 	var causeFlag, targetFlag string
 	c := &cobra.Command{
 		Use:   "explain JOB",
-		Short: "Show how diagnoses came about: rules, numbers, peers and neighbours",
+		Short: "Show how diagnoses came about, what would change them, and what is like them",
+		Long: `Show how diagnoses came about: the rules and other voices, the numbers behind them, peers and
+neighbours; the smallest change of one or two of these numbers by which the answer would be
+another; and the incidents most like it that the model learned from. With --cause and --target
+that is said of an unlikely diagnosis, too.`,
 		Example: `  dhalion explain wordcount --at 2026-11-22T08:40:16.879Z
   dhalion explain wordcount --cause slow_instance --target 'counter[3]'`,
 		Args:              one("JOB"),
@@ -90,24 +118,29 @@ func (a *app) explainCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				explained := []explanation{}
+				explained, unlikely := []explanation{}, []explanation{}
+				q := e.result.Ask(e.model)
 				for _, d := range e.result.Diagnoses {
 					if (cause == "" || d.Cause == cause) && (targetFlag == "" || named(d.Target, targetFlag)) {
-						explained = append(explained, explain(e, d))
+						explained = append(explained, explain(e, q, d))
 					}
+				}
+				if len(explained) == 0 && cause != "" && targetFlag != "" {
+					unlikely = explainUnlikely(e, q, cause, targetFlag)
 				}
 				if a.json() {
 					return a.writeJSON(struct {
 						Job       dhalion.JobID     `json:"job"`
 						At        time.Time         `json:"at"`
 						Diagnoses []explanation     `json:"diagnoses"`
+						Unlikely  []explanation     `json:"unlikely"` // asked for and below 5 %
 						Unknown   []dhalion.Unknown `json:"unknown"`
-					}{e.job, e.at, explained, list(e.result.Unknown)})
+					}{e.job, e.at, explained, unlikely, list(e.result.Unknown)})
 				}
 				a.head(e, e.result.Window)
 				switch {
-				case len(explained) > 0:
-					for _, x := range explained {
+				case len(explained)+len(unlikely) > 0:
+					for _, x := range append(explained, unlikely...) {
 						a.explanation(e, x)
 					}
 				case len(e.result.Diagnoses) > 0:
@@ -159,13 +192,40 @@ func named(t dhalion.Target, name string) bool {
 		t.Kind == dhalion.KindInstance && name == t.Component
 }
 
+// How many incidents that are like a diagnosis are named.
+const mostLike = 3
+
+// explainUnlikely explains pairs of a cause that are below what is listed.
+func explainUnlikely(e *evaluation, q *diagnose.Inquiry, cause dhalion.Cause, target string) []explanation {
+	all := []explanation{}
+	for _, kind := range policy.Kinds[cause] {
+		for _, t := range e.result.Snapshot.Targets(kind) {
+			if !named(t, target) {
+				continue
+			}
+			if f, ok := q.Flip(dhalion.Pair{Target: t, Cause: cause}); ok {
+				all = append(all, explain(e, q, dhalion.Diagnosis{Target: t, Cause: cause, Probability: f.Probability}))
+			}
+		}
+	}
+	return all
+}
+
 // explain gathers what led to a diagnosis.
-func explain(e *evaluation, d dhalion.Diagnosis) explanation {
+func explain(e *evaluation, q *diagnose.Inquiry, d dhalion.Diagnosis) explanation {
 	snap := e.result.Snapshot
 	x := explanation{
 		Pair: dhalion.Pair{Target: d.Target, Cause: d.Cause}, Probability: d.Probability, ExplainedBy: d.ExplainedBy,
 		Evidence: []voice{}, Features: []seenAt{}, Neighbours: []neighbour{},
 	}
+	if f, ok := q.Flip(x.Pair); ok && len(f.Changes) > 0 {
+		x.Flip = &flip{Probability: f.Then}
+		for _, c := range f.Changes {
+			x.Flip.Changes = append(x.Flip.Changes, changed(c))
+		}
+	}
+	x.Incidents, x.Other = q.MostLike(x.Pair, mostLike)
+	x.Incidents = list(x.Incidents)
 	var looked []string
 	for _, ev := range d.Evidence {
 		v := voice{Name: ev.Name, Weight: ev.Weight, Value: number(ev.Value)}
@@ -246,7 +306,9 @@ func (a *app) explanation(e *evaluation, x explanation) {
 		a.printf("  %s\n", wrap(fmt.Sprintf("This is what remains beside %s at %s, which explains the rest: on its own evidence it is %s.",
 			words(x.ExplainedBy.Cause), planfile.Where(x.ExplainedBy.Target), planfile.Percent(1/(1+math.Exp(-sum)))), a.width()-2, "  "))
 	}
-	a.printf("  %s\n", a.style(dim, fmt.Sprintf("evidence, in log-odds; together %s", weight(sum))))
+	if len(x.Evidence) > 0 {
+		a.printf("  %s\n", a.style(dim, fmt.Sprintf("evidence, in log-odds; together %s", weight(sum))))
+	}
 	for _, v := range x.Evidence {
 		if v.Weight == 0 && v.Rule == "" {
 			continue // a prior of even odds says nothing
@@ -285,6 +347,55 @@ func (a *app) explanation(e *evaluation, x explanation) {
 		}
 		a.table("    ", t)
 	}
+	a.flip(x)
+	a.alike(x)
+}
+
+// flip writes what would change a diagnosis.
+func (a *app) flip(x explanation) {
+	a.printf("  %s\n", a.style(dim, "what would change its mind"))
+	if x.Flip == nil {
+		a.printf("    no change of one or two of these numbers\n")
+		return
+	}
+	var parts []string
+	for _, c := range x.Flip.Changes {
+		side := "above"
+		if c.To < c.From {
+			side = "below"
+		}
+		if c.To == 0 {
+			side = "to"
+		}
+		parts = append(parts, fmt.Sprintf("%s of %s %s -> %s %s", c.Feature, planfile.Where(c.Target), planfile.Quantity(c.From), side, planfile.Quantity(c.To)))
+	}
+	a.printf("    %s\n", wrap(plain(strings.Join(parts, ", and ")), a.width()-4, "    "))
+}
+
+// alike writes which incidents of the training are like a diagnosis.
+func (a *app) alike(x explanation) {
+	if len(x.Incidents) == 0 && x.Other == nil {
+		return
+	}
+	a.printf("  %s\n", a.style(dim, "most like it, of what the model learned from"))
+	t := &table{head: []string{">alike", "", "", "incident"}, wide: 3}
+	add := func(l diagnose.Likeness, what string) {
+		t.add(planfile.Percent(l.Likeness), what, l.Magnitude, l.Incident)
+	}
+	for _, l := range x.Incidents {
+		add(l, fmt.Sprintf("%s at %s", words(x.Cause), planfile.Where(l.Target)))
+	}
+	if o := x.Other; o != nil {
+		what := "nothing was wrong"
+		if len(o.Held) > 0 {
+			what = fmt.Sprintf("%s at %s", words(o.Held[0].Cause), planfile.Where(o.Held[0].Target))
+			if n := len(o.Held) - 1; n > 0 {
+				what += fmt.Sprintf(" and %d more", n)
+			}
+		}
+		add(*o, "but at "+planfile.Where(o.Target)+": "+what)
+	}
+	a.table("    ", t)
 }
 
 func quantity(v *float64) string {

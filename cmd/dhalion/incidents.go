@@ -33,7 +33,7 @@ with a certainty of at most 0.7; train learns from them and is never judged by t
   dhalion incidents add prod/orders --cause slow_instance --target 'count[2]' --start 2026-11-22T08:39:16Z --end 2026-11-22T08:40:19Z
   dhalion incidents list prod/orders`,
 	}
-	c.AddCommand(a.incidentsImport(), a.incidentsAdd(), a.incidentsList(), a.incidentsRemove(), a.incidentsExport())
+	c.AddCommand(a.incidentsImport(), a.incidentsAdd(), a.incidentsList(), a.incidentsShow(), a.incidentsRemove(), a.incidentsExport())
 	return c
 }
 
@@ -451,11 +451,7 @@ func (a *app) incidentsList() *cobra.Command {
 				}
 				t := &table{head: []string{"nr", "job", "cause", "where", "from", "to", "certainty", "source"}, wide: 7}
 				for _, in := range all {
-					cause := string(in.Cause)
-					if cause == "" {
-						cause = "none"
-					}
-					t.add(fmt.Sprint(in.ID), string(in.Job), cause, planfile.Where(in.Target), when(in.Start), when(in.End), planfile.Quantity(in.Certainty), in.Source)
+					t.add(fmt.Sprint(in.ID), string(in.Job), causeOr(in.Cause), planfile.Where(in.Target), when(in.Start), when(in.End), planfile.Quantity(in.Certainty), in.Source)
 				}
 				a.table("", t)
 				return nil
@@ -469,6 +465,60 @@ func (a *app) incidentsList() *cobra.Command {
 	return c
 }
 
+// incidentNumber is the NR of an argument.
+func incidentNumber(text string) (int64, error) {
+	id, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0, usagef("%q is no incident's number", text)
+	}
+	return id, nil
+}
+
+func (a *app) incidentsShow() *cobra.Command {
+	return &cobra.Command{
+		Use:     "show NR",
+		Short:   "Show one label, with who made it and from what",
+		Example: "  dhalion incidents show 17\n  dhalion incidents show 17 -o json",
+		Args:    one("NR"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := incidentNumber(args[0])
+			if err != nil {
+				return err
+			}
+			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
+				in, err := st.Incident(ctx, id)
+				if err != nil {
+					return hinted(err, "dhalion incidents list")
+				}
+				if a.json() {
+					return a.writeJSON(in)
+				}
+				a.printf("%s\n", a.style(bold, fmt.Sprintf("Incident %d of %s", in.ID, plain(string(in.Job)))))
+				for _, line := range [][2]string{
+					{"cause", causeOr(in.Cause)}, {"where", planfile.Where(in.Target)},
+					{"from", when(in.Start)}, {"to", when(in.End)}, {"certainty", planfile.Quantity(in.Certainty)},
+					{"source", in.Source}, {"note", in.Note}, {"incident", in.Name}, {"family", in.Family},
+					{"by", in.Person}, {"taken in", when(in.CreatedAt)},
+				} {
+					if line[1] != "" {
+						a.printf("  %s  %s\n", pad(line[0], 9), plain(line[1]))
+					}
+				}
+				a.next([2]string{command("diagnose", string(in.Job), "--at", stamp(in.End)), "see what is said of it"})
+				return nil
+			})
+		},
+	}
+}
+
+// causeOr is a label's cause, none where nothing was wrong.
+func causeOr(c dhalion.Cause) string {
+	if c == "" {
+		return "none"
+	}
+	return string(c)
+}
+
 func (a *app) incidentsRemove() *cobra.Command {
 	as := ""
 	c := &cobra.Command{
@@ -477,9 +527,9 @@ func (a *app) incidentsRemove() *cobra.Command {
 		Example: "  dhalion incidents remove 17",
 		Args:    one("NR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := strconv.ParseInt(args[0], 10, 64)
+			id, err := incidentNumber(args[0])
 			if err != nil {
-				return usagef("%q is no incident's number", args[0])
+				return err
 			}
 			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
 				in, err := st.RemoveIncident(ctx, id, a.named(as), a.now())

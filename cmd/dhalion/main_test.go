@@ -134,12 +134,17 @@ func TestTheCommandLineKeepsItsContract(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	corpus, err := filepath.Abs("../../lab/corpus")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("R", recordings)
+			env.Setenv("CORPUS", corpus)
 			env.Setenv("USER", "ann")
 			env.Setenv("TZ", "America/New_York") // times are shown in UTC all the same
 			env.Setenv("TMPDIR", os.TempDir())
