@@ -167,6 +167,26 @@ func TestASpikeShorterThanTheRecentPartIsInNoLoadRatio(t *testing.T) {
 	near(t, "peak", s.Value(component("work"), "load_ratio_peak"), 0.775)
 }
 
+func TestAfterAStepTheLoadToSizeForIsTheNewOne(t *testing.T) {
+	w := &write{topo: []dhalion.Topology{pipeline()}}
+	for s := 5; s <= 120; s += 5 {
+		out := 400.0
+		if s > 80 {
+			out = []float64{900, 800, 900, 1000}[s/5%4]
+		}
+		w.flows(s, out, 0, [2]float64{1, 1})
+	}
+	// The mean of the last minute is (4·400 + 8·900)/12 = 733/s, the least poll of
+	// the last 20 s is 800/s and the usual one 900/s. Work has two records for each.
+	for _, l := range NewReader(w.history(nil), at(120), Options{Window: time.Minute}).At(at(120)).Loads() {
+		if l.Sink {
+			continue
+		}
+		near(t, "sustained at "+l.Component, l.Offered, map[string]float64{"source": 800, "work": 1600}[l.Component])
+		near(t, "lately at "+l.Component, l.Lately, map[string]float64{"source": 900, "work": 1800}[l.Component])
+	}
+}
+
 func TestASlowInstanceStandsOutAgainstPeersAndPast(t *testing.T) {
 	w := &write{topo: []dhalion.Topology{pipeline()}}
 	for s := 5; s <= 180; s += 5 {

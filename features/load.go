@@ -242,6 +242,17 @@ func (c *componentState) sustained() float64 {
 	return most(floor, both(c.offered, c.offeredRecent))
 }
 
+// lately is the sustained load, or the median poll of the recent part where that is
+// more. After a step the window's mean still holds what was before; who sizes for it
+// is behind at once. A spike shorter than half the recent part is not in the median.
+func (c *componentState) lately() float64 {
+	level := nan
+	if len(c.offeredPolls) >= 3 {
+		level = median(c.offeredPolls)
+	}
+	return most(c.sustained(), level)
+}
+
 // componentRows fills in the components' features and what instances need of
 // their component.
 func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*componentState, order []string, start, end int64) {
@@ -422,7 +433,7 @@ func (r *Reader) loadOf(c *componentState) Load {
 	}
 	lo, hi := orNaN(r.past.low, c.spec.Name), orNaN(r.past.high, c.spec.Name)
 	return Load{
-		Component: c.spec.Name, Offered: c.sustained(),
+		Component: c.spec.Name, Offered: c.sustained(), Lately: c.lately(),
 		Service: c.healthy, ServiceLow: least(lo, c.healthy), ServiceTop: most(hi, c.healthy),
 		Caused: c.row.get(call("sum", dhalion.BackpressureCaused)),
 		Busy:   c.row.get(string(dhalion.Busy)), Lag: c.row.get(string(dhalion.Lag)), HotShare: hot, Shares: shares,

@@ -36,7 +36,8 @@ type Snapshot struct {
 // Load is what sizing needs to know of a component; NaN is unknown.
 type Load struct {
 	Component  string
-	Offered    float64 // records/s that would arrive if everything upstream kept up
+	Offered    float64 // records/s that would arrive if everything upstream kept up, at least and all the time
+	Lately     float64 // the usual one of the window's recent part, where that is more: what a change has to carry
 	Service    float64 // healthy busy seconds per record
 	ServiceLow float64 // interval of it
 	ServiceTop float64

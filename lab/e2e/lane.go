@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/lab/cluster"
 )
 
@@ -28,6 +29,7 @@ type lane struct {
 	config string // dhalion.yaml
 	runs   map[string]string
 	knobs  map[string]string
+	turned time.Time // when something was done to a job last
 
 	follow *exec.Cmd
 	ended  chan error
@@ -81,6 +83,12 @@ func (b *bench) open(ctx context.Context, name string, c cluster.Config, shapes 
 // configure writes dhalion.yaml: the engine, and what is given.
 func (l *lane) configure(more string) error {
 	return os.WriteFile(l.config, []byte(fmt.Sprintf("engines:\n  prod: {kind: flink, url: %q}\n%s", l.cluster.URL(), more)), 0o644)
+}
+
+// turn does something to a job, and remembers when.
+func (l *lane) turn(file string, settings ...string) error {
+	l.turned = time.Now()
+	return l.bench.turn(file, settings...)
 }
 
 // starting is what dhalion.yaml says of how a shape's job is started, with its salt.
@@ -141,6 +149,7 @@ type proposal struct {
 			Job string `json:"job"`
 		} `json:"affects"`
 	} `json:"actions"`
+	Window dhalion.Window `json:"window"`
 }
 
 // sizes are the parallelisms that a plan sets, by component.
@@ -191,9 +200,9 @@ func (p *proposal) read(document []byte) error {
 }
 
 // await plans until the plan is of one kind of action, and fails when the time is
-// over. It begins when a whole window has seen what was done, so that its figures are
-// those of the fault and not of its first seconds, and asks for the same kind twice
-// in a row.
+// over. Only plans count whose whole window has seen what was done, so that its
+// figures are those of the fault and not of its first seconds: what is measured is some
+// seconds old. It asks for the same kind twice in a row.
 func (l *lane) await(ctx context.Context, job, policy, kind string, within time.Duration) (proposal, error) {
 	if err := pass(ctx, window); err != nil {
 		return proposal{}, err
@@ -204,7 +213,7 @@ func (l *lane) await(ctx context.Context, job, policy, kind string, within time.
 		if err != nil {
 			return p, err
 		}
-		if slices.Equal(p.kinds(), []string{kind}) {
+		if !p.Window.Start.Before(l.turned) && slices.Equal(p.kinds(), []string{kind}) {
 			if seen++; seen == 2 {
 				return p, nil
 			}
