@@ -144,6 +144,7 @@ func verdict(p dhalion.Plan, id string, s Seen, judge func(dhalion.Action) (judg
 // were not measured.
 func hold(p dhalion.Plan, a dhalion.Action, s Seen) (judged, detail string, blind bool) {
 	judged = Met
+	pace := paceOf(a, s)
 	var said []string
 	worse := func(to, format string, args ...any) {
 		if to == Unmet || judged == Met {
@@ -169,6 +170,9 @@ func hold(p dhalion.Plan, a dhalion.Action, s Seen) (judged, detail string, blin
 			worse(Unclear, "not measured: %s", words)
 		case met:
 			said = append(said, fmt.Sprintf("%s: %s", words, planfile.Value(c.Metric, value)))
+		case c.Metric == dhalion.Busy && c.Compare == "at_most" && value/pace <= limit:
+			said = append(said, fmt.Sprintf("%s: %s, and %s at %.2f times what the plan spoke of", words,
+				planfile.Value(c.Metric, value/pace), planfile.Value(c.Metric, value), pace))
 		case loadGrew(p, s):
 			worse(Unclear, "%s, not met at %s: more arrives than the plan spoke of", words, planfile.Value(c.Metric, value))
 		default:
@@ -181,6 +185,8 @@ func hold(p dhalion.Plan, a dhalion.Action, s Seen) (judged, detail string, blin
 			case !ok:
 				blind = true
 				worse(Unclear, "whether %s still holds at %s is not known", b.Cause, b.Target)
+			case v >= Holding && b.Cause == dhalion.Underprovisioned && loadGrew(p, s):
+				worse(Unclear, "%s still holds at %s (p %.2f): more arrives than the plan spoke of", b.Cause, b.Target, v)
 			case v >= Holding:
 				worse(Unmet, "%s still holds at %s (p %.2f)", b.Cause, b.Target, v)
 			default:
@@ -192,6 +198,24 @@ func hold(p dhalion.Plan, a dhalion.Action, s Seen) (judged, detail string, blin
 		said = append(said, "it runs with what was asked for")
 	}
 	return judged, strings.Join(said, "; "), blind
+}
+
+// paceOf is by how much more the sources of an action put out than the plan predicted,
+// the least of them; 1 where none puts out more. An instance's busy share is in
+// proportion to what it works off, so that divided by the pace it is what it would be
+// at the load that the plan spoke of: loads vary, and a backlog is worked off faster than
+// it came.
+func paceOf(a dhalion.Action, s Seen) float64 {
+	pace := math.Inf(1)
+	for _, c := range a.Expect.Checks {
+		if c.Metric == dhalion.RecordsOut && c.Compare == "at_least" && c.High > 0 {
+			pace = math.Min(pace, s.Value(c.Target, c.Metric)/c.High)
+		}
+	}
+	if !(pace > 1) || math.IsInf(pace, 1) {
+		return 1
+	}
+	return pace
 }
 
 // loadGrew reports whether more arrives at a source than the plan was made for.

@@ -85,6 +85,10 @@ func TestAPlanIsJudgedByTheFirstWindowThatMeetsItOrTheLastOfItsTime(t *testing.T
 		{"less arrives, and not all is read", 120, []figures{with(func(f *figures) { f.at, f.offered, f.out = 120, 500, 400 })}, dhalion.PlanUnmet, ""},
 		{"a tenth more arrives than the plan spoke of", 120, []figures{with(func(f *figures) { f.at, f.offered, f.busy = 120, 1101, .9 })}, dhalion.PlanUnclear, "more arrives"},
 		{"just less than a tenth more", 120, []figures{with(func(f *figures) { f.at, f.offered, f.busy = 120, 1099, .9 })}, dhalion.PlanUnmet, ""},
+		{"a fifth more arrives, and the busy share is as it should be at less", 120, []figures{with(func(f *figures) { f.at, f.offered, f.out, f.busy = 120, 1200, 1200, .9 })}, dhalion.PlanMet, "at most 80 %: 75 %, and 90 % at 1.20 times what the plan spoke of"},
+		{"a fifth more arrives, and that is too much for it", 120, []figures{with(func(f *figures) { f.at, f.offered, f.out, f.busy, f.still = 120, 1200, 1200, .9, .8 })}, dhalion.PlanUnclear, "still holds at counter (p 0.80): more arrives"},
+		{"a fifth more arrives, and it is too busy even for less", 120, []figures{with(func(f *figures) { f.at, f.offered, f.out, f.busy = 120, 1200, 1200, .97 })}, dhalion.PlanUnclear, "not met at 97 %: more arrives"},
+		{"it works a backlog off, faster than it came", 60, []figures{with(func(f *figures) { f.out, f.busy = 1300, 1 })}, dhalion.PlanMet, "77 %"},
 		{"the cause holds still", 120, []figures{with(func(f *figures) { f.at, f.still = 120, .5 })}, dhalion.PlanUnmet, "still holds"},
 		{"the cause cannot be judged yet", 120, []figures{with(func(f *figures) { f.at, f.still = 120, nan })}, "", ""},
 		{"the cause cannot be judged", 120 + 600, []figures{with(func(f *figures) { f.at, f.still = 120, nan })}, dhalion.PlanUnclear, "is not known"},
@@ -109,6 +113,37 @@ func TestAPlanIsJudgedByTheFirstWindowThatMeetsItOrTheLastOfItsTime(t *testing.T
 		if done && (len(v.Outcomes) != 1 || v.Outcomes[0].Judged != string(c.state) || v.Outcomes[0].Cause != dhalion.Underprovisioned) {
 			t.Errorf("%s: outcomes %+v", c.name, v.Outcomes)
 		}
+	}
+}
+
+func TestBusySharesCountByTheSourceThatPutsOutLeastBeyondThePlan(t *testing.T) {
+	p := expecting()
+	p.Actions[0].Expect.Checks = append(p.Actions[0].Expect.Checks,
+		dhalion.Check{Metric: dhalion.RecordsOut, Target: dhalion.ComponentTarget(job, "other"), Compare: "at_least", Value: 95, Low: 90, High: 100})
+	for _, c := range []struct {
+		other float64
+		state dhalion.PlanState
+	}{{120, dhalion.PlanMet}, {110, dhalion.PlanUnmet}, {96, dhalion.PlanUnmet}} {
+		s := figures{at: 120, out: 2000, busy: .95, offered: 1000, still: .1}.seen()
+		value := s.Value
+		s.Value = func(t dhalion.Target, m dhalion.Metric) float64 {
+			if t.Component == "other" {
+				return c.other
+			}
+			return value(t, m)
+		}
+		if v, done := Judge(p, "0123456789ab", settled, s.At, []Seen{s}); !done || v.State != c.state {
+			t.Errorf("with %v/s of the other: %s: %s", c.other, v.State, v.Why)
+		}
+	}
+}
+
+func TestASlownessThatHoldsIsUnmetWhateverArrives(t *testing.T) {
+	p := expecting()
+	p.Actions[0].Because = []dhalion.Pair{{Target: dhalion.InstanceTarget(job, "counter", 3), Cause: dhalion.SlowInstance}}
+	v, done := Judge(p, "0123456789ab", settled, settled.Add(2*time.Minute), []Seen{figures{at: 120, out: 1200, busy: .6, offered: 1200, still: .9}.seen()})
+	if !done || v.State != dhalion.PlanUnmet {
+		t.Errorf("%v, %+v", done, v)
 	}
 }
 

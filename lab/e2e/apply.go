@@ -108,6 +108,10 @@ func sizes(ctx context.Context, b *bench) (err error) {
 	if err := l.has(ctx, l.runs[job], up.sizes()); err != nil {
 		return fmt.Errorf("under-provisioned: %w", err)
 	}
+	load := 2 * l.shapes[job].Components["source"].Rate
+	if err := l.drained(ctx, job, load, time.Minute); err != nil {
+		return fmt.Errorf("under-provisioned: %w", err)
+	}
 
 	l.say("the load falls to a third")
 	if err := l.turn(l.knobs[job], "rate=0.65"); err != nil {

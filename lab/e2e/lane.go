@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -259,6 +261,59 @@ func (l *lane) carry(ctx context.Context, p proposal, want string, flags ...stri
 	}
 	l.say("%s: %s", c.Result, c.Reason)
 	return nil
+}
+
+// drained waits until a job has worked off what came to lie since it was turned last:
+// at least a second's worth of a load, in records/s, of which less than half may be left.
+func (l *lane) drained(ctx context.Context, job string, load float64, within time.Duration) error {
+	for deadline := time.Now().Add(within); ; {
+		most, left, err := l.lag(ctx, job, l.turned)
+		switch {
+		case err != nil:
+			return err
+		case most < load:
+			return fmt.Errorf("at most %.0f records lay at the sources of %s, and %.0f/s came: no backlog to work off", most, job, load)
+		case left < load/2:
+			l.say("the backlog of up to %.0f records is worked off to %.0f", most, left)
+			return nil
+		case time.Now().After(deadline):
+			return fmt.Errorf("of a backlog of up to %.0f records at the sources of %s, %.0f are left", most, job, left)
+		}
+		if err := pass(ctx, time.Second); err != nil {
+			return err
+		}
+	}
+}
+
+// lag is how many records lay at a job's sources since a time: the most of them, and
+// the newest.
+func (l *lane) lag(ctx context.Context, job string, since time.Time) (most, newest float64, err error) {
+	out, err := l.run(ctx, 0, "export", "prod/"+job, "--kind", "instance", "--format", "csv", "--from", since.UTC().Format(time.RFC3339Nano), "--out", "-")
+	if err != nil {
+		return 0, 0, err
+	}
+	rows, err := csv.NewReader(bytes.NewReader(out)).ReadAll()
+	if err != nil || len(rows) == 0 {
+		return 0, 0, fmt.Errorf("the history of %s is %q: %w", job, out, err)
+	}
+	metric, value := slices.Index(rows[0], "metric"), slices.Index(rows[0], "value")
+	total := map[string]float64{} // by time
+	for _, row := range rows[1:] {
+		if row[metric] == string(dhalion.Lag) {
+			v, err := strconv.ParseFloat(row[value], 64)
+			if err != nil {
+				return 0, 0, fmt.Errorf("the history of %s: %w", job, err)
+			}
+			total[row[0]] += v
+		}
+	}
+	if len(total) == 0 {
+		return 0, 0, fmt.Errorf("no lag of %s is known since %s", job, since)
+	}
+	for _, v := range total {
+		most = max(most, v)
+	}
+	return most, total[slices.Max(slices.Collect(maps.Keys(total)))], nil
 }
 
 // has checks by Flink's own word that components have so many instances, all of
