@@ -186,6 +186,9 @@ func (s *scene) stage(snap *features.Snapshot, past features.Healthy, load featu
 			n.service = n.busy / n.rate
 		}
 		n.healthy, n.spread = healthyOf(past, load, t)
+		if load.Source && load.PerRead > 0 {
+			n.healthy /= load.PerRead // the twin knows what a source puts out, not what it reads
+		}
 		if lately {
 			records = math.Min(records, n.rate*features.DefaultRecent.Seconds())
 		}
@@ -198,8 +201,8 @@ func (s *scene) stage(snap *features.Snapshot, past features.Healthy, load featu
 			growth := snap.Value(t, "trend("+string(dhalion.Lag)+")")
 			n.arrival = value(t, dhalion.OfferedRecords)
 			s.measured = s.measured || !math.IsNaN(n.arrival) || !math.IsNaN(growth)
-			n.arrival = orElse(n.arrival, math.Max(0, n.rate+orElse(growth, 0)))
-			n.lagging = snap.Value(t, "min("+string(dhalion.Lag)+")") > math.Max(1, 1.5*n.arrival)
+			n.arrival = orElse(n.arrival, math.Max(0, n.rate+load.PerRead*orElse(growth, 0)))
+			n.lagging = load.PerRead*snap.Value(t, "min("+string(dhalion.Lag)+")") > math.Max(1, 1.5*n.arrival)
 		}
 		if n.rate > 0 {
 			total += n.rate

@@ -151,6 +151,36 @@ func TestOfferedLoadIsWhatIsPutOutAndTheGrowthOfTheLag(t *testing.T) {
 	near(t, "unread", s.Value(component("source"), "unread_growth"), 400.0/1200)
 }
 
+func TestALagInRecordsReadCountsAsWhatIsPutOutForThem(t *testing.T) {
+	// As above, but what is put out is four words of each line that is read, and what
+	// waits are lines: 100 more a second, as many as 400 words.
+	w, plain := &write{topo: []dhalion.Topology{pipeline()}}, &write{topo: []dhalion.Topology{pipeline()}}
+	for s := 5; s <= 120; s += 5 {
+		out, lag := 400.0, 0.0
+		if s > 60 {
+			out, lag = 800, 400*float64(s-60)
+		}
+		plain.flows(s, out, lag, [2]float64{1, 1})
+		w.flows(s, out, lag/4, [2]float64{1, 1})
+		w.instance(s, "source", 0, "w0", map[dhalion.Metric]float64{dhalion.RecordsIn: out / 4})
+	}
+	read := func(w *write) *Snapshot { return NewReader(w.history(nil), at(120), Options{Window: 50 * time.Second}).At(at(120)) }
+	s, same := read(w), read(plain)
+	near(t, "offered at the source", s.Value(component("source"), "offered_load"), 1200)
+	for _, f := range []string{"offered_load", "load_ratio", "unread_growth", "unread_seconds"} {
+		for _, c := range []string{"source", "work"} {
+			near(t, f+" of "+c, s.Value(component(c), f), same.Value(component(c), f))
+		}
+	}
+	near(t, "backlog", s.Value(dhalion.JobTarget(job), "backlog_seconds"), same.Value(dhalion.JobTarget(job), "backlog_seconds"))
+	for k, l := range s.Loads() {
+		near(t, "lag of "+l.Component, l.Lag, same.Loads()[k].Lag)
+		if l.Source && l.PerRead != 4 {
+			t.Errorf("%v are put out for each that is read, want 4", l.PerRead)
+		}
+	}
+}
+
 func TestASpikeShorterThanTheRecentPartIsInNoLoadRatio(t *testing.T) {
 	w := &write{topo: []dhalion.Topology{pipeline()}}
 	for s := 5; s <= 120; s += 5 {

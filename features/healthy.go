@@ -101,7 +101,7 @@ func (r *Reader) calm(topology dhalion.Topology, start, end int64) bool {
 			}
 			rate := mean(handled(s, lo, hi))
 			moves = moves || rate > 0
-			if lag := mean(s.col(dhalion.Lag, lo, hi)); source && lag > behind*math.Max(1, orElse(mean(s.col(dhalion.OfferedRecords, lo, hi)), rate)) {
+			if lag := perRead(s, lo, hi) * mean(s.col(dhalion.Lag, lo, hi)); source && lag > behind*math.Max(1, orElse(mean(s.col(dhalion.OfferedRecords, lo, hi)), rate)) {
 				return false
 			}
 		}
@@ -114,7 +114,7 @@ func (r *Reader) calm(topology dhalion.Topology, start, end int64) bool {
 }
 
 func (r *Reader) healthyComponent(h *Healthy, topology dhalion.Topology, c dhalion.Component, starts []int64, step int64, widen float64) {
-	since := r.sameParallelism(topology, c)
+	since, source := r.sameParallelism(topology, c), topology.IsSource(c.Name)
 	service, share := map[int][]float64{}, map[int][]float64{}
 	var offered, flows, busy, queue []float64
 	for _, start := range starts {
@@ -134,7 +134,9 @@ func (r *Reader) healthyComponent(h *Healthy, topology dhalion.Topology, c dhali
 			if was := s.worker(hi - 1); was == "" || was == topology.WorkerOf(c.Name, i) {
 				service[i] = append(service[i], serviceOf(s, lo, hi))
 			}
-			rates[i] = mean(handled(s, lo, hi))
+			if rates[i] = mean(handled(s, lo, hi)); source {
+				rates[i] = orElse(mean(s.col(dhalion.RecordsOut, lo, hi)), rates[i])
+			}
 			if known(rates[i]) {
 				total += rates[i]
 				n++

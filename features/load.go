@@ -147,12 +147,21 @@ func (i *instanceState) offeredOf() []float64 {
 		rows[k] = nan
 		if at := k + before; at > 0 {
 			seconds := float64(i.series.times[i.lo+k]-i.series.times[i.lo+k-1]) / 1e6
-			if v := out[at] + (lag[at]-lag[at-1])/seconds; known(v) {
+			if v := out[at] + i.perRead()*(lag[at]-lag[at-1])/seconds; known(v) {
 				rows[k] = math.Max(0, v)
 			}
 		}
 	}
 	return rows
+}
+
+// perRead is how many records a source instance puts out for each that it reads; 1
+// where it does not say what it reads. Its lag is in records to be read, all else here
+// in records put out.
+func (i *instanceState) perRead() float64 { return perRead(i.series, i.lo, i.hi) }
+
+func perRead(s *series, lo, hi int) float64 {
+	return orElse(ratio(mean(s.col(dhalion.RecordsOut, lo, hi)), mean(s.col(dhalion.RecordsIn, lo, hi)), 0), 1)
 }
 
 // arrivals is a source's offered load: the mean over the window, lately, and
@@ -411,7 +420,7 @@ func (c *componentState) unread() {
 		lately := orElse(mean(offered[i.mid-i.lo:]), all)
 		arriving += all
 		arrivingRecent += lately
-		lag += orElse(i.row.get(string(dhalion.Lag)), 0)
+		lag += i.perRead() * orElse(i.row.get(string(dhalion.Lag)), 0)
 		pressed := most(i.row.get(string(dhalion.Backpressured)), i.row.get(call("recent", dhalion.Backpressured)))
 		// Lately counts as well: a window's mean dilutes what has just begun.
 		if known(pressed) && pressed > 0.2 {
@@ -432,11 +441,16 @@ func (r *Reader) loadOf(c *componentState) Load {
 		hot = most(hot, i.row.get("uneven_share"))
 	}
 	lo, hi := orNaN(r.past.low, c.spec.Name), orNaN(r.past.high, c.spec.Name)
+	lag, perRead := c.row.get(string(dhalion.Lag)), 1.0
+	if c.source {
+		perRead = orElse(ratio(c.row.get(string(dhalion.RecordsOut)), c.row.get(string(dhalion.RecordsIn)), 0), 1)
+		lag *= perRead
+	}
 	return Load{
 		Component: c.spec.Name, Offered: c.sustained(), Lately: c.lately(),
 		Service: c.healthy, ServiceLow: least(lo, c.healthy), ServiceTop: most(hi, c.healthy),
 		Caused: c.row.get(call("sum", dhalion.BackpressureCaused)),
-		Busy:   c.row.get(string(dhalion.Busy)), Lag: c.row.get(string(dhalion.Lag)), HotShare: hot, Shares: shares,
+		Busy:   c.row.get(string(dhalion.Busy)), Lag: lag, PerRead: perRead, HotShare: hot, Shares: shares,
 		Source: c.source, Sink: c.sink, External: c.row.get("is_external") == 1,
 	}
 }

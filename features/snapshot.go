@@ -43,7 +43,8 @@ type Load struct {
 	ServiceTop float64
 	Busy       float64 // mean busy share
 	Caused     float64 // shares of the time that its instances hold up what is above, added up over those that reported it
-	Lag        float64 // records due and unread, sources only
+	Lag        float64 // of a source: what it would put out for the records that are due and unread
+	PerRead    float64 // of a source: records put out for each that it reads
 	HotShare   float64 // greatest share of an instance over an even share
 	// Shares are the records of each instance over an even share, by its number.
 	Shares   []float64

@@ -203,14 +203,15 @@ func (r *Reader) jobRow(snap *Snapshot, states map[string]*componentState, order
 	return row
 }
 
-// backlog is what waits at a source, and in how many seconds that has drained at
-// the present rate; NaN when it does not drain.
+// backlog is what waits at a source, as what it would put out for it, and in how many
+// seconds that has drained at the present rate; NaN when it does not drain.
 func (c *componentState) backlog() (waiting, drain float64) {
 	at := map[int64]float64{}
 	for _, i := range c.instances {
+		perRead := i.perRead()
 		for k, v := range i.series.col(dhalion.Lag, i.mid, i.hi) {
 			if known(v) {
-				at[i.series.times[i.mid+k]] += v
+				at[i.series.times[i.mid+k]] += perRead * v
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"strings"
@@ -104,9 +105,10 @@ func (s *Situation) expect(a *dhalion.Action, to map[string]int) {
 			continue
 		}
 		left := src.Lag + src.Offered*s.set.restart.Seconds() - math.Max(0, low-1)*src.Offered*drain.Seconds()
+		perRead := cmp.Or(src.PerRead, 1) // the lag is measured in records to be read
 		a.Expect.Checks = append(a.Expect.Checks, dhalion.Check{
 			Metric: dhalion.Lag, Target: dhalion.ComponentTarget(s.Job, src.Component), Compare: "at_most",
-			Value: smallLag * src.Offered, Low: 0, High: math.Max(0, left),
+			Value: smallLag * src.Offered / perRead, Low: 0, High: math.Max(0, left) / perRead,
 		})
 	}
 	if lag > 0 {

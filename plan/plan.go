@@ -93,7 +93,8 @@ type ComponentLoad struct {
 
 	Busy      float64 // mean share of the time spent working, now
 	Caused    float64 // shares of the time that its instances hold up what is above, added up
-	Lag       float64 // of a source: records due and not yet read
+	Lag       float64 // of a source: what it would put out for the records due and not yet read
+	PerRead   float64 // of a source: records put out for each that it reads; 0 is 1
 	SkewShare float64 // share of the hottest instance × parallelism; 1 = even
 	// Shares are the same of each instance, by its number; nil: not known.
 	Shares []float64
@@ -234,7 +235,7 @@ func loadsOf(list []ComponentLoad, t dhalion.Topology) (map[string]ComponentLoad
 		if _, twice := loads[l.Component]; twice {
 			return nil, fmt.Errorf("load of %q is given twice", l.Component)
 		}
-		for _, v := range []float64{l.Offered, l.PerInstance, l.PerInstanceLow, l.PerInstanceHigh, l.Busy, l.Caused, l.Lag, l.SkewShare} {
+		for _, v := range []float64{l.Offered, l.PerInstance, l.PerInstanceLow, l.PerInstanceHigh, l.Busy, l.Caused, l.Lag, l.PerRead, l.SkewShare} {
 			if v < 0 || v > mostRate {
 				return nil, fmt.Errorf("load of %q: %v is not within 0 and %g", l.Component, v, float64(mostRate))
 			}

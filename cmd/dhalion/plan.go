@@ -226,7 +226,7 @@ func loads(l []features.Load) []plan.ComponentLoad {
 		out[i] = plan.ComponentLoad{
 			Component: x.Component, Offered: x.Lately,
 			PerInstance: rate(x.Service), PerInstanceLow: rate(x.ServiceTop), PerInstanceHigh: rate(x.ServiceLow),
-			Busy: x.Busy, Caused: x.Caused, Lag: x.Lag, SkewShare: x.HotShare, Shares: x.Shares,
+			Busy: x.Busy, Caused: x.Caused, Lag: x.Lag, PerRead: x.PerRead, SkewShare: x.HotShare, Shares: x.Shares,
 			Source: x.Source, Sink: x.Sink, External: x.External,
 		}
 	}

@@ -527,6 +527,37 @@ func TestPendingRecordsOfSeveralOperatorsAreAdded(t *testing.T) {
 	}
 }
 
+func TestTheLagOfAChainedSourceCountsAsWhatIsPutOutForIt(t *testing.T) {
+	c := newCluster(t)
+	// Lines are read, four words a line are put out: 25 lines/s, 100 words/s. Since the
+	// attempt began 100,000 words of 20,000 lines were.
+	c.gauges = []string{"0.Source__lines.pendingRecords=10", "0.Source__lines.numRecordsOut=20000", "0.split.numRecordsOut=7"}
+	c.poll(0)
+	c.gauges = []string{"0.Source__lines.pendingRecords=60", "0.Source__lines.numRecordsOut=20125", "0.split.numRecordsOut=8"}
+	c.poll(5)
+	c.gauges = []string{"0.Source__lines.pendingRecords=110", "0.Source__lines.numRecordsOut=20125"} // held up
+	c.poll(10)
+	c.gauges = []string{"0.Source__lines.pendingRecords=160"} // not asked
+	c.poll(15)
+	for name, want := range map[string]struct{ in, offered []float64 }{
+		// 10 lines/s more wait: 100 + 4 × 10, then 100 + (100,500+500)/20,125 × 10, then 100 + 1 × 10.
+		"source -> split": {[]float64{math.NaN(), 25, 0, math.NaN()}, []float64{math.NaN(), 140, 100 + 101000.0/20125*10, 110}},
+		"source":          {[]float64{math.NaN(), math.NaN(), math.NaN(), math.NaN()}, []float64{math.NaN(), 110, 110, 110}},
+	} {
+		all := assemble(t, Options{}, []byte(strings.ReplaceAll(c.out.String(), `" source "`, `"`+strings.ReplaceAll(name, ">", `\u003e`)+`"`)))
+		source := dhalion.InstanceTarget("file/job", name, 0)
+		if got := values(all, source, dhalion.RecordsIn); !same64(got, want.in) {
+			t.Errorf("%s: records in %v", name, got)
+		}
+		if got := values(all, source, dhalion.OfferedRecords); !same64(got, want.offered) {
+			t.Errorf("%s: offered %v, want %v", name, got, want.offered)
+		}
+		if got := values(all, source, dhalion.Lag); !same64(got, []float64{10, 60, 110, 160}) {
+			t.Errorf("%s: lag %v", name, got)
+		}
+	}
+}
+
 func TestCheckpointsThatFailInARowAreCounted(t *testing.T) {
 	c := newCluster(t)
 	c.poll(0)

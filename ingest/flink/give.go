@@ -17,6 +17,10 @@ const maxInstance = 1 << 20
 // nothing: the times are whole milliseconds.
 const leastBusy = 0.01
 
+// leastTaken is from how many records on a source's records out per record read is
+// believed.
+const leastTaken = 20
+
 // The limits of backpressure_caused_fraction: who waits less than this himself
 // while others wait for him holds them up.
 const backpressureLimit = 0.1
@@ -148,6 +152,10 @@ func (e *evaluation) giveInstance(vid string, index int, now, before *reading) f
 	if hasOutput && s.Metrics.WriteRecordsComplete && old.Metrics.WriteRecordsComplete {
 		out = s.Metrics.WriteRecords.Float() - old.Metrics.WriteRecords.Float()
 	}
+	fan := 1.0 // records put out per record read
+	if !hasInput && e.job.run.graph.chained[vid] {
+		in, fan = takenBy(g, oldGauge, s, out)
+	}
 	emit(dhalion.RecordsIn, in/seconds)
 	emit(dhalion.RecordsOut, out/seconds)
 	if share.busy >= leastBusy {
@@ -163,9 +171,27 @@ func (e *evaluation) giveInstance(vid string, index int, now, before *reading) f
 		if counted > 0 {
 			growth = (g.pending.Float() - oldGauge.pending.Float()) / seconds
 		}
-		emit(dhalion.OfferedRecords, math.Max(0, out/seconds+growth))
+		emit(dhalion.OfferedRecords, math.Max(0, out/seconds+growth*fan))
 	}
 	return share.backpressured
+}
+
+// takenBy is how many records a chained source has read since before, by its
+// operator's own counter, NaN unknown; and how many the subtask puts out for each: at
+// first, since a moment with nothing read says nothing, since the attempt began.
+// Where the operator was not asked, one.
+func takenBy(g, before *gauge, s flink.Subtask, out float64) (taken, fan float64) {
+	taken, fan = g.taken.Float()-before.taken.Float(), 1
+	if taken < 0 {
+		taken = math.NaN()
+	}
+	switch all := g.taken.Float(); {
+	case taken >= leastTaken && out >= 0:
+		fan = out / taken
+	case all >= leastTaken && s.Metrics.WriteRecordsComplete && s.Metrics.WriteRecords.Known():
+		fan = s.Metrics.WriteRecords.Float() / all
+	}
+	return taken, fan
 }
 
 // ends says whether a subtask takes records from inside the job and whether it

@@ -98,6 +98,7 @@ type graph struct {
 	name         map[string]string // component by vertex id
 	up           map[string][]string
 	down         map[string]bool // whether it has something downstream
+	chained      map[string]bool // whether it is several operators
 	edges        []dhalion.Edge
 	known        bool // whether the edges are
 	byVertexName map[string]string
@@ -177,7 +178,7 @@ func (e *evaluation) readGraph() {
 	if !e.hasRun {
 		return
 	}
-	g := graph{name: flink.ComponentNames(e.detail.Vertices), up: map[string][]string{}, down: map[string]bool{}, byVertexName: map[string]string{}}
+	g := graph{name: flink.ComponentNames(e.detail.Vertices), up: map[string][]string{}, down: map[string]bool{}, chained: map[string]bool{}, byVertexName: map[string]string{}}
 	uses, seen := map[string]int{}, map[string]bool{}
 	for _, v := range e.detail.Vertices {
 		if v.ID == "" || seen[v.ID] {
@@ -185,6 +186,7 @@ func (e *evaluation) readGraph() {
 		}
 		seen[v.ID] = true
 		g.order = append(g.order, v.ID)
+		g.chained[v.ID] = flink.Chained(v.Name)
 		uses[flink.Name(v.Name, v.ID)]++
 	}
 	for name, n := range uses {

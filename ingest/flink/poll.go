@@ -188,9 +188,16 @@ type gauge struct {
 	pending                                 flink.Number // sum over the operators
 	pendingAt                               time.Time
 	hasPending                              bool
+	// taken is what the operators that have pending records have read, sum of their
+	// own counters; unknown if one has none. What the subtask puts out differs from it
+	// where Flink has chained a filter or a flatMap to the source.
+	taken flink.Number
 }
 
-const pendingSuffix = "pendingRecords"
+const (
+	pendingSuffix = "pendingRecords"
+	takenSuffix   = "numRecordsOut"
+)
 
 // field finds where a metric's name, without the subtask, belongs; nil when it
 // is not read. Up to Flink 1.13 the buffers' names had no "Shuffle.Netty.…".
@@ -226,7 +233,7 @@ func isPending(name string) bool {
 
 func wanted(name string) bool {
 	var g gauge
-	return isPending(name) || g.field(name) != nil
+	return isPending(name) || strings.HasSuffix(name, "."+takenSuffix) || g.field(name) != nil
 }
 
 // read sorts the metrics of a vertex by subtask.
@@ -247,17 +254,25 @@ func read(all map[string]timed[flink.Number]) map[int]*gauge {
 			*f = m.value
 			continue
 		}
+		if !isPending(name) {
+			continue // read with the operator's pending records, below
+		}
+		taken := flink.Number{}
+		if operator, ok := strings.CutSuffix(id, pendingSuffix); ok && strings.HasSuffix(name, "."+pendingSuffix) {
+			taken = all[operator+takenSuffix].value
+		}
+		if g.hasPending {
+			taken = plus(g.taken, taken)
+		}
+		g.taken = taken
 		// A negative number of pending records is a connector's "unknown", and
 		// with one part unknown so is the sum.
 		pending := m.value
 		if v, _ := pending.Get(); v < 0 {
 			pending = flink.Number{}
 		}
-		if sum, known := g.pending.Get(); g.hasPending {
-			v, also := pending.Get()
-			if pending = flink.Known(sum + v); !known || !also {
-				pending = flink.Number{}
-			}
+		if g.hasPending {
+			pending = plus(g.pending, pending)
 		}
 		g.pending, g.hasPending = pending, true
 		if m.at.After(g.pendingAt) {
@@ -265,4 +280,14 @@ func read(all map[string]timed[flink.Number]) map[int]*gauge {
 		}
 	}
 	return bySubtask
+}
+
+// plus is a sum; unknown if a part is.
+func plus(a, b flink.Number) flink.Number {
+	x, known := a.Get()
+	y, also := b.Get()
+	if !known || !also {
+		return flink.Number{}
+	}
+	return flink.Known(x + y)
 }

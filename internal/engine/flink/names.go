@@ -52,3 +52,7 @@ func ComponentNames(vertices []Vertex) map[string]string {
 	}
 	return names
 }
+
+// Chained says that a vertex is several operators in one task: Flink joins their names
+// by an arrow.
+func Chained(vertexName string) bool { return strings.Contains(vertexName, " -> ") }

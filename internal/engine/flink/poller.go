@@ -59,6 +59,7 @@ const (
 	inPoolUsage   = "Shuffle.Netty.Input.Buffers.inPoolUsage"
 	outPoolUsage  = "Shuffle.Netty.Output.Buffers.outPoolUsage"
 	pendingSuffix = "pendingRecords"
+	takenSuffix   = "numRecordsOut"
 )
 
 // turns are what is asked for now and then, and how often: in a poll those that
@@ -119,6 +120,9 @@ type watched struct {
 type lagNames struct {
 	listed time.Time // when they were asked for
 	names  []string
+	// taken are those that count what the same operators have read. They are asked for
+	// where something is chained to the source: else it puts out what it reads.
+	taken []string
 }
 
 // NewPoller polls with a client; the grid begins with the first poll.
@@ -453,6 +457,9 @@ func (p *Poller) questions(run string, d Job, others int) []question {
 		if !graph || hasOutput[v.ID] {
 			want = append([]string{outPoolUsage}, want...)
 		}
+		if lag := w.sources[v.ID]; lag != nil && len(first) > 0 && Chained(v.Name) {
+			want = append(slices.Clone(lag.taken), want...)
+		}
 		for _, path := range p.metricPaths(vertex+"/metrics?get=", n, allowed, first, want) {
 			out = append(out, question{path: path, run: run, kind: KindVertexMetrics})
 		}
@@ -635,5 +642,12 @@ func (p *Poller) learn(order []question) {
 		}
 		slices.Sort(lag.names)
 		lag.names = slices.Compact(lag.names)
+		lag.taken = nil
+		for _, name := range lag.names {
+			taken := strings.TrimSuffix(name, pendingSuffix) + takenSuffix
+			if slices.ContainsFunc(metrics, func(m Metric) bool { return m.ID == taken }) && taken != takenSuffix {
+				lag.taken = append(lag.taken, taken)
+			}
+		}
 	}
 }
