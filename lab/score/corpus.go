@@ -138,18 +138,18 @@ type corpusScore struct {
 
 // scoreCorpus asks for every incident of every run shortly before it ends, and
 // for quiet windows every 15 s between them.
-func scoreCorpus(binary, folder, beside string, labels []label) error {
+func scoreCorpus(p program, folder string, labels []label) error {
 	byFile := map[string][]label{}
 	for _, l := range labels {
 		byFile[l.file] = append(byFile[l.file], l)
 	}
 	scores := []corpusScore{{table{}, table{}}}
 	names := []string{""}
-	if beside != "" {
-		scores, names = append(scores, corpusScore{table{}, table{}}), append(names, beside)
+	if p.beside != "" {
+		scores, names = append(scores, corpusScore{table{}, table{}}), append(names, p.beside)
 	}
 	for _, file := range slices.Sorted(maps.Keys(byFile)) {
-		if err := scoreRun(binary, folder, beside, byFile[file], scores, names); err != nil {
+		if err := scoreRun(p, folder, byFile[file], scores, names); err != nil {
 			return fmt.Errorf("%s: %w", file, err)
 		}
 	}
@@ -163,8 +163,8 @@ func scoreCorpus(binary, folder, beside string, labels []label) error {
 	return nil
 }
 
-func scoreRun(binary, folder, beside string, rows []label, scores []corpusScore, names []string) error {
-	r, err := newRun(binary, beside)
+func scoreRun(p program, folder string, rows []label, scores []corpusScore, names []string) error {
+	r, err := newRun(p)
 	if err != nil {
 		return err
 	}

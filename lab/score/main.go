@@ -22,7 +22,8 @@
 // cause, magnitude and shape, with 95 % intervals.
 //
 // With -beside POLICY each recording has a second row, what that policy says of
-// the same windows, by the same rules.
+// the same windows, by the same rules. -model none asks the rules alone: the model that
+// comes with the program has learned from the lab's corpus.
 package main
 
 import (
@@ -45,19 +46,22 @@ import (
 
 func main() {
 	binary := flag.String("binary", "bin/dhalion", "the program to score")
-	beside := flag.String("beside", "", "a second policy to score beside the default, such as paper")
+	var p program
+	flag.StringVar(&p.model, "model", "", "the model to combine with, none for the rules alone; the program's choice when empty")
+	flag.StringVar(&p.beside, "beside", "", "a second policy to score beside the default, such as paper")
 	flag.Parse()
 	path, err := filepath.Abs(*binary)
+	p.path = path
 	if err != nil || flag.NArg() == 0 {
-		fmt.Fprintln(os.Stderr, "usage: score [-binary FILE] [-beside POLICY] FOLDER...")
+		fmt.Fprintln(os.Stderr, "usage: score [-binary FILE] [-model MODEL] [-beside POLICY] FOLDER...")
 		os.Exit(64)
 	}
 	total := []map[string]*tally{{}} // of the default, then of the other
-	if *beside != "" {
+	if p.beside != "" {
 		total = append(total, map[string]*tally{})
 	}
 	for _, folder := range flag.Args() {
-		if err := scoreFolder(path, folder, *beside, total); err != nil {
+		if err := scoreFolder(p, folder, total); err != nil {
 			fmt.Fprintln(os.Stderr, "score:", err)
 			os.Exit(1)
 		}
@@ -67,7 +71,7 @@ func main() {
 			continue // of corpora only, which print their own
 		}
 		if k > 0 {
-			fmt.Printf("%s: ", *beside)
+			fmt.Printf("%s: ", p.beside)
 		}
 		for _, kind := range []string{"single", "compound", "quiet"} {
 			if t := sums[kind]; t != nil {
@@ -130,13 +134,13 @@ func (l label) matches(d diagnosis) bool {
 	return !exact || l.subtask == "" || d.Target.Instance != nil && fmt.Sprint(*d.Target.Instance) == l.subtask
 }
 
-func scoreFolder(binary, folder, beside string, total []map[string]*tally) error {
+func scoreFolder(p program, folder string, total []map[string]*tally) error {
 	labels, err := readLabels(filepath.Join(folder, "labels.csv"))
 	if err != nil {
 		return err
 	}
 	if slices.ContainsFunc(labels, func(l label) bool { return l.incident != "" }) {
-		return scoreCorpus(binary, folder, beside, labels)
+		return scoreCorpus(p, folder, labels)
 	}
 	byFile := map[string][]label{}
 	for _, l := range labels {
@@ -150,7 +154,7 @@ func scoreFolder(binary, folder, beside string, total []map[string]*tally) error
 	}
 	sort.Strings(files)
 	for _, f := range files {
-		kind, rows := scoreFile(binary, filepath.Join(folder, f), beside, byFile[f])
+		kind, rows := scoreFile(p, filepath.Join(folder, f), byFile[f])
 		for k, row := range rows {
 			sums := total[k]
 			if sums[kind] == nil {
@@ -163,7 +167,7 @@ func scoreFolder(binary, folder, beside string, total []map[string]*tally) error
 			if k == 0 {
 				fmt.Println(verdict(row.right), kind, filepath.Join(filepath.Base(folder), f), row.said)
 			} else {
-				fmt.Println(verdict(row.right), kind, " ", beside+":", row.said)
+				fmt.Println(verdict(row.right), kind, " ", p.beside+":", row.said)
 			}
 		}
 	}
@@ -177,7 +181,7 @@ type row struct {
 }
 
 // scoreFile gives a row, and with beside a second.
-func scoreFile(binary, path, beside string, labels []label) (kind string, rows []row) {
+func scoreFile(p program, path string, labels []label) (kind string, rows []row) {
 	var real []label
 	for _, l := range labels {
 		if !l.quiet() {
@@ -190,12 +194,12 @@ func scoreFile(binary, path, beside string, labels []label) (kind string, rows [
 	}
 	failed := func(err error) (string, []row) {
 		rows := []row{{said: err.Error()}}
-		if beside != "" {
+		if p.beside != "" {
 			rows = append(rows, rows[0])
 		}
 		return kind, rows
 	}
-	r, err := newRun(binary, beside)
+	r, err := newRun(p)
 	if err != nil {
 		return failed(err)
 	}
@@ -253,14 +257,20 @@ func compound(real []label, found []diagnosis) bool {
 }
 
 // run is one DHALION_HOME with its server.
-type run struct{ binary, beside, home string }
+type run struct {
+	program
+	home string
+}
 
-func newRun(binary, beside string) (*run, error) {
+// program is the binary to score, and what it is asked with.
+type program struct{ path, model, beside string }
+
+func newRun(p program) (*run, error) {
 	home, err := os.MkdirTemp("", "dhalion-score-")
 	if err != nil {
 		return nil, err
 	}
-	r := &run{binary, beside, home}
+	r := &run{p, home}
 	if err := os.Chmod(home, 0o755); err != nil { // PostgreSQL may run as another user
 		return nil, err
 	}
@@ -278,7 +288,7 @@ func (r *run) close() {
 }
 
 func (r *run) dhalion(args ...string) ([]byte, error) {
-	cmd := exec.Command(r.binary, args...)
+	cmd := exec.Command(r.path, args...)
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "DATABASE_URL=") && !strings.HasPrefix(e, "DHALION_HOME=") {
 			cmd.Env = append(cmd.Env, e)
@@ -296,6 +306,9 @@ func (r *run) dhalion(args ...string) ([]byte, error) {
 // diagnose gives the diagnoses of the default policy and, with beside, of that.
 func (r *run) diagnose(job string, at time.Time) ([][]diagnosis, error) {
 	args := []string{"diagnose", job, "--at", at.UTC().Format(time.RFC3339Nano), "--window", "60s", "-o", "json"}
+	if r.model != "" {
+		args = append(args, "--model", r.model)
+	}
 	if r.beside != "" {
 		args = append(args, "--beside", r.beside)
 	}
