@@ -36,6 +36,13 @@ type Placement struct {
 	Worker    string `json:"worker"`
 }
 
+// Slots says how many instances of one job a worker has room for, by slots: of those
+// that share a slot Flink counts one. They are the worker's, free or taken.
+type Slots struct {
+	Worker string `json:"worker"`
+	Slots  int    `json:"slots"`
+}
+
 // ChangeBy says who made a topology what it is.
 type ChangeBy string
 
@@ -58,6 +65,9 @@ type Topology struct {
 	Components []Component `json:"components"`
 	Edges      []Edge      `json:"edges"`
 	Placement  []Placement `json:"placement,omitempty"`
+	// Slots are those of all workers of the engine, also of those that host nothing of
+	// the job; none where the engine has none or they are not known.
+	Slots []Slots `json:"slots,omitempty"`
 }
 
 // Normalize sorts the parts so that equal topologies are equal values.
@@ -69,6 +79,7 @@ func (t *Topology) Normalize() {
 	slices.SortFunc(t.Placement, func(a, b Placement) int {
 		return cmp.Or(cmp.Compare(a.Component, b.Component), cmp.Compare(a.Instance, b.Instance))
 	})
+	slices.SortFunc(t.Slots, func(a, b Slots) int { return cmp.Or(cmp.Compare(a.Worker, b.Worker), cmp.Compare(a.Slots, b.Slots)) })
 }
 
 // Validate says what is wrong with a topology: components without a name or
@@ -105,6 +116,13 @@ func (t Topology) Validate() error {
 		if p.Instance < 0 || p.Instance >= n {
 			return fmt.Errorf("dhalion: topology: placement of %s[%d]: it has %d instances", p.Component, p.Instance, n)
 		}
+	}
+	workers := map[string]bool{}
+	for _, s := range t.Slots {
+		if s.Worker == "" || s.Slots < 0 || workers[s.Worker] {
+			return fmt.Errorf("dhalion: topology: %d slots of worker %q: each worker is listed once, with 0 or more", s.Slots, s.Worker)
+		}
+		workers[s.Worker] = true
 	}
 	if len(t.Order()) != len(t.Components) {
 		return fmt.Errorf("dhalion: topology: the edges form a cycle")
@@ -212,13 +230,23 @@ func (t Topology) SameShape(o Topology) bool {
 	return slices.Equal(t.Components, o.Components) && slices.Equal(t.Edges, o.Edges)
 }
 
+// TotalSlots are those of all workers; 0 where they are not known.
+func (t Topology) TotalSlots() int {
+	n := 0
+	for _, s := range t.Slots {
+		n += s.Slots
+	}
+	return n
+}
+
 // Digest is the SHA-256, in hex, of graph, parallelism and placement; the time
-// from which it holds, the run and who made it are no part of it.
+// from which it holds, the run, who made it and what room the engine has are no part
+// of it.
 func (t Topology) Digest() string {
 	t.Components = slices.Clone(t.Components)
 	t.Edges = slices.Clone(t.Edges)
 	t.Placement = slices.Clone(t.Placement)
-	t.From, t.By, t.Run = time.Time{}, "", ""
+	t.From, t.By, t.Run, t.Slots = time.Time{}, "", "", nil
 	t.Normalize()
 	data, err := json.Marshal(t)
 	if err != nil {

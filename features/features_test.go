@@ -164,7 +164,9 @@ func TestALagInRecordsReadCountsAsWhatIsPutOutForThem(t *testing.T) {
 		w.flows(s, out, lag/4, [2]float64{1, 1})
 		w.instance(s, "source", 0, "w0", map[dhalion.Metric]float64{dhalion.RecordsIn: out / 4})
 	}
-	read := func(w *write) *Snapshot { return NewReader(w.history(nil), at(120), Options{Window: 50 * time.Second}).At(at(120)) }
+	read := func(w *write) *Snapshot {
+		return NewReader(w.history(nil), at(120), Options{Window: 50 * time.Second}).At(at(120))
+	}
 	s, same := read(w), read(plain)
 	near(t, "offered at the source", s.Value(component("source"), "offered_load"), 1200)
 	for _, f := range []string{"offered_load", "load_ratio", "unread_growth", "unread_seconds"} {

@@ -258,6 +258,9 @@ func (s *survey) topologies(h *segment.History) {
 				parts = append(parts, fmt.Sprintf("%s %d", c.Name, c.Parallelism))
 			}
 			change.Changes = append(change.Changes, strings.Join(parts, ", "))
+			if len(t.Slots) > 0 {
+				change.Changes = append(change.Changes, room(t))
+			}
 		} else {
 			change.Changes = append(change.Changes, differences(*before, t)...)
 		}
@@ -313,7 +316,15 @@ func differences(was, is dhalion.Topology) []string {
 	if len(out) == 0 && was.Run != is.Run {
 		out = append(out, "a new run")
 	}
+	if len(is.Slots) > 0 && !slices.Equal(was.Slots, is.Slots) {
+		out = append(out, room(is))
+	}
 	return out
+}
+
+// room says how many slots the engine has.
+func room(t dhalion.Topology) string {
+	return plural(t.TotalSlots(), "slot") + " on " + plural(len(t.Slots), "worker")
 }
 
 func sorted(t dhalion.Topology) dhalion.Topology {

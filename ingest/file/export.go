@@ -513,6 +513,10 @@ func WriteTopology(w io.Writer, topologies []dhalion.Topology) error {
 		Instance  int    `yaml:"instance"`
 		Worker    string `yaml:"worker"`
 	}
+	type slots struct {
+		Worker string `yaml:"worker"`
+		Slots  int    `yaml:"slots"`
+	}
 	flow := func(v any) (*yaml.Node, error) {
 		var n yaml.Node
 		if err := n.Encode(v); err != nil {
@@ -526,6 +530,7 @@ func WriteTopology(w io.Writer, topologies []dhalion.Topology) error {
 		Components []*yaml.Node `yaml:"components"`
 		Edges      []*yaml.Node `yaml:"edges,omitempty"`
 		Placement  []*yaml.Node `yaml:"placement,omitempty"`
+		Slots      []*yaml.Node `yaml:"slots,omitempty"`
 	}, len(topologies))
 	var failed error
 	add := func(to *[]*yaml.Node, v any) {
@@ -548,6 +553,9 @@ func WriteTopology(w io.Writer, topologies []dhalion.Topology) error {
 			if p.Worker != "" {
 				add(&list[i].Placement, placement{p.Component, p.Instance, p.Worker})
 			}
+		}
+		for _, s := range t.Slots {
+			add(&list[i].Slots, slots{s.Worker, s.Slots})
 		}
 	}
 	enc := yaml.NewEncoder(w)

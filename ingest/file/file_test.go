@@ -360,6 +360,7 @@ edges:
   - {from: source, to: counter, ship: hash}
   - counter -> sink
 placement: [{component: counter, instance: 0, worker: tm-1}]
+slots: [{worker: tm-2, slots: 8}, {worker: tm-1, slots: 4}]
 `
 
 func TestATopologyFileIsRead(t *testing.T) {
@@ -371,6 +372,14 @@ func TestATopologyFileIsRead(t *testing.T) {
 		Components: []dhalion.Component{{Name: "counter", Parallelism: 8, MaxParallelism: 128}, {Name: "sink", Parallelism: 1, External: true}, {Name: "source", Parallelism: 2}},
 		Edges:      []dhalion.Edge{{From: "counter", To: "sink"}, {From: "source", To: "counter", Ship: "hash"}},
 		Placement:  []dhalion.Placement{{Component: "counter", Instance: 0, Worker: "tm-1"}},
+		Slots:      []dhalion.Slots{{Worker: "tm-1", Slots: 4}, {Worker: "tm-2", Slots: 8}},
+	}
+	var written bytes.Buffer
+	if err := file.WriteTopology(&written, got); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := file.ReadTopology("t.yaml", &written); err != nil || fmt.Sprintf("%+v", again) != fmt.Sprintf("%+v", got) {
+		t.Errorf("written and read again: %v, %+v", err, again)
 	}
 	if len(got) != 1 || fmt.Sprintf("%+v", got[0]) != fmt.Sprintf("%+v", want) {
 		t.Errorf("got %+v", got)
@@ -397,6 +406,9 @@ func TestABrokenTopologyIsNamedByFileLineAndReason(t *testing.T) {
 		"components:\n- {name: a, parallelism: 4,\n   max_parallelism: 2}":      "t.yaml:3: the component a: max_parallelism 2 is below",
 		"components:\n- {name: a, parallelism: 1}\n- {name: a, parallelism: 1}": "t.yaml:3: the component a is listed twice",
 		"components:\n- {name: a, parallelism: 1, external: maybe}":             "t.yaml:2: external is true or false",
+		a + "slots:\n- {worker: w, slots: -1}":                                  "t.yaml:3: slots -1 is not between 0 and",
+		a + "slots: [{worker: w, slots: 1},\n {worker: w, slots: 2}]":           "t.yaml:3: slots: w is listed once, with its slots",
+		a + "slots: [{worker: w}]":                                              "t.yaml:2: slots: w is listed once, with its slots",
 		a + "edges:\n- a -> b":                                                  "t.yaml:3: edge a -> b: there is no component b",
 		a + "edges:\n- a":                                                       "t.yaml:3: the edge \"a\" is not",
 		a + "edges: [a -> a]":                                                   "t.yaml:2: the edges form a cycle",

@@ -131,7 +131,7 @@ func (f topologyFile) syntax(err error) error {
 func (f topologyFile) topology(node *yaml.Node) (dhalion.Topology, error) {
 	var t dhalion.Topology
 	parallelism := map[string]int{}
-	fields, err := f.mapping(node, "a topology", "components", "edges", "placement", "from")
+	fields, err := f.mapping(node, "a topology", "components", "edges", "placement", "slots", "from")
 	if err != nil {
 		return t, err
 	}
@@ -211,6 +211,9 @@ func (f topologyFile) topology(node *yaml.Node) (dhalion.Topology, error) {
 		}
 		placed[instance{p.Component, p.Instance}] = true
 		t.Placement = append(t.Placement, p)
+	}
+	if t.Slots, err = f.slots(fields["slots"]); err != nil {
+		return t, err
 	}
 	t.Normalize()
 	if err := t.Validate(); err != nil {
@@ -304,6 +307,34 @@ func (f topologyFile) placement(node *yaml.Node) (p dhalion.Placement, err error
 	}
 	p.Instance, err = f.integer(fields["instance"], "instance", 0)
 	return p, err
+}
+
+func (f topologyFile) slots(node *yaml.Node) ([]dhalion.Slots, error) {
+	list, err := f.list(node, "slots", maxTopologyBytes)
+	if err != nil {
+		return nil, err
+	}
+	var out []dhalion.Slots
+	seen := map[string]bool{}
+	for _, n := range list {
+		fields, err := f.mapping(n, "slots", "worker", "slots")
+		if err != nil {
+			return nil, err
+		}
+		var s dhalion.Slots
+		if s.Worker, err = f.name(n, fields, "worker"); err != nil {
+			return nil, err
+		}
+		if fields["slots"] == nil || seen[s.Worker] {
+			return nil, f.bad(n.Line, "slots: %s is listed once, with its slots", s.Worker)
+		}
+		seen[s.Worker] = true
+		if s.Slots, err = f.integer(fields["slots"], "slots", 0); err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
 }
 
 // mapping gives the values of a mapping that has no other keys than these.

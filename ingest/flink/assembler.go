@@ -52,6 +52,7 @@ type Assembler struct {
 	jobs   map[dhalion.JobID]*job
 	twins  map[string]bool // runs that were seen beside another of the same name
 	named  string          // the one job that was renamed
+	slots  []dhalion.Slots // as last told; asked for once a minute
 }
 
 // NewAssembler knows nothing yet.
@@ -95,6 +96,9 @@ func (a *Assembler) Flush() (result Result, done bool, err error) {
 	if p.unreadable > 0 {
 		result.Repairs[UnreadableAnswer] = p.unreadable
 	}
+	if told, ok := p.managers[""]; ok {
+		a.slots = told.value
+	}
 	current, err := a.current(p)
 	if err != nil {
 		return result, true, err
@@ -108,7 +112,7 @@ func (a *Assembler) Flush() (result Result, done bool, err error) {
 		if a.twins[run] != j.twin {
 			continue // it goes by another name now
 		}
-		e := &evaluation{poll: p, job: j, result: &result}
+		e := &evaluation{poll: p, job: j, result: &result, slots: a.slots}
 		e.run(run)
 	}
 	return result, true, nil

@@ -603,6 +603,37 @@ func TestNamesAreTrimmedAndToldApart(t *testing.T) {
 	}
 }
 
+func TestTheSlotsOfAllWorkersAreInTheTopologyOnceTheyAreTold(t *testing.T) {
+	c := newCluster(t)
+	managers := func(seconds int, body any) {
+		c.line(seconds*1000+50, "GET", "/taskmanagers", 200, body, nil)
+	}
+	list := func(slots ...int) any {
+		var all []any
+		for i, n := range slots {
+			all = append(all, map[string]any{"id": fmt.Sprintf("tm-%d", i+1), "slotsNumber": n, "freeSlots": 1})
+		}
+		return map[string]any{"taskmanagers": all}
+	}
+	c.poll(0) // not asked yet
+	c.poll(5)
+	managers(5, list(8, 4))
+	c.poll(10)
+	managers(10, list(8, 4)) // the same
+	c.poll(15)
+	managers(15, map[string]any{"taskmanagers": []any{map[string]any{"id": "tm-1"}}}) // no slots said
+	c.poll(20)
+	managers(20, list(8)) // one is gone
+	var said []string
+	for _, topology := range topologies(c.results()) {
+		said = append(said, fmt.Sprintf("%v %s %v %d", topology.From.Sub(epoch), topology.By, topology.Slots, topology.TotalSlots()))
+	}
+	want := []string{"0s first [] 0", "5s engine [{tm-1 8} {tm-2 4}] 12", "20s engine [{tm-1 8}] 8"}
+	if !slices.Equal(said, want) {
+		t.Errorf("topologies %q, want %q", said, want)
+	}
+}
+
 func TestAGraphWithACycleGivesNoTopology(t *testing.T) {
 	c := newCluster(t)
 	c.poll(0)

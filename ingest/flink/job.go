@@ -117,6 +117,7 @@ type evaluation struct {
 	poll     *poll
 	job      *job
 	result   *Result
+	slots    []dhalion.Slots // of all workers, as last told
 	detail   flink.Job
 	hasRun   bool          // whether /jobs/:id was answered
 	now      time.Time     // when it was, by Flink's clock
@@ -691,13 +692,17 @@ func (e *evaluation) giveTopology() {
 	if answered == 0 && j.placed && old.Run == t.Run && old.SameShape(t) {
 		return // nothing was asked about places this time
 	}
+	t.Slots = slices.Clone(e.slots)
 	t.Normalize()
 	switch {
 	case old == nil:
 		t.By = dhalion.ChangeFirst
 	case old.Run == t.Run && old.Digest() == t.Digest():
 		j.byOperator, j.byEngine = false, false
-		return
+		if slices.Equal(old.Slots, t.Slots) {
+			return
+		}
+		t.By = dhalion.ChangeEngine
 	case old.Run != t.Run || j.byOperator:
 		t.By = dhalion.ChangeOperator
 	case old.SameShape(t) || j.byEngine:

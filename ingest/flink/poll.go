@@ -1,11 +1,14 @@
 package flink
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/internal/engine/flink"
 )
 
@@ -38,6 +41,7 @@ type poll struct {
 	exceptions  map[string]timed[flink.Exceptions]
 	requests    map[string]timed[flink.Requirements]
 	workers     map[string]map[string]timed[flink.Number]
+	managers    map[string]timed[[]dhalion.Slots] // one, under ""
 
 	unanswered, unreadable int
 }
@@ -56,6 +60,7 @@ func newPoll(at time.Time) *poll {
 		exceptions:  map[string]timed[flink.Exceptions]{},
 		requests:    map[string]timed[flink.Requirements]{},
 		workers:     map[string]map[string]timed[flink.Number]{},
+		managers:    map[string]timed[[]dhalion.Slots]{},
 	}
 }
 
@@ -106,6 +111,8 @@ func (p *poll) add(a flink.Answer) error {
 			}
 			return false
 		})
+	case r.Kind == flink.KindTaskManagers:
+		err = decode(p.managers, "", a.Time, a.Body, slotsOf)
 	case r.Kind == flink.KindCheckpoints:
 		err = decode(p.checkpoints, r.Job, a.Time, a.Body, same[flink.Checkpoints])
 	case r.Kind == flink.KindCheckpointConfig:
@@ -117,6 +124,24 @@ func (p *poll) add(a flink.Answer) error {
 		p.unreadable++
 	}
 	return nil
+}
+
+// slotsOf are the slots of the TaskManagers, by the worker's name; an error where the
+// answer does not say them of each.
+func slotsOf(v flink.TaskManagers) ([]dhalion.Slots, error) {
+	if v.TaskManagers == nil {
+		return nil, errors.New("it lists no TaskManagers")
+	}
+	var all []dhalion.Slots
+	for _, m := range v.TaskManagers {
+		name, n := workerName(m.ID), m.Slots.Int()
+		if name == "" || n < 0 || slices.ContainsFunc(all, func(s dhalion.Slots) bool { return s.Worker == name }) {
+			return nil, errors.New("a TaskManager without an id or slots")
+		}
+		all = append(all, dhalion.Slots{Worker: name, Slots: n})
+	}
+	slices.SortFunc(all, func(a, b dhalion.Slots) int { return cmp.Compare(a.Worker, b.Worker) })
+	return all, nil
 }
 
 func same[T any](v T) (T, error) { return v, nil }

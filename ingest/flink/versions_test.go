@@ -46,7 +46,7 @@ func TestTheGraphOfEveryVersionIsRead(t *testing.T) {
 	for _, version := range versions {
 		t.Run(version, func(t *testing.T) {
 			all := assemble(t, Options{}, unpacked(t, filepath.Join("versions", version)))
-			graphs := topologies(all)
+			graphs := changes(t, all)
 			if len(graphs) != 1 {
 				t.Fatalf("%d topologies of a job that nobody changed", len(graphs))
 			}
