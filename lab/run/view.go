@@ -20,8 +20,10 @@ type view struct {
 	sources []string
 }
 
-// component is a vertex's name without what Flink puts around it.
+// component is a vertex's name without what Flink puts around it, and without what is
+// chained behind its first operator.
 func component(name string) string {
+	name, _, _ = strings.Cut(name, " -> ")
 	return strings.TrimSpace(strings.TrimSuffix(strings.TrimPrefix(name, "Source: "), ": Writer"))
 }
 

@@ -18,7 +18,7 @@ type Scenario struct {
 	Name      string     `yaml:"name"`            // of the run, and of the job on the engine
 	Shape     string     `yaml:"job"`             // of lab/jobs/shapes.yaml
 	Seed      uint64     `yaml:"seed"`            // of the job's noise and of what is picked at run time
-	Split     string     `yaml:"split"`           // train, validation or test
+	Split     string     `yaml:"split"`           // train, validation, test or heldout
 	Alone     bool       `yaml:"alone,omitempty"` // no other job may run meanwhile: it burns CPU
 	Base      Base       `yaml:"base,omitempty"`
 	Healthy   Duration   `yaml:"healthy"` // before the first incident
@@ -225,8 +225,8 @@ func (s Scenario) check(shapes Shapes) (at []any, err error) {
 		}
 		return []any{"base"}, err
 	}
-	if !slices.Contains([]string{"train", "validation", "test"}, s.Split) {
-		return []any{"split"}, fmt.Errorf("split %q is none of train, validation, test", s.Split)
+	if !slices.Contains([]string{"train", "validation", "test", HeldOut}, s.Split) {
+		return []any{"split"}, fmt.Errorf("split %q is none of train, validation, test, heldout", s.Split)
 	}
 	for _, name := range keys(s.Base.Burn) {
 		if b := s.Base.Burn[name]; !(b >= 0 && b <= 1) {

@@ -18,8 +18,15 @@ const (
 	rounds       = 3
 )
 
-// Splits say which shapes train, validate and test: a shape is in one only.
-var Splits = map[string]string{"wordcount": "train", "chain": "train", "windows": "train", "diamond": "validation", "fanout": "test"}
+// Splits say which shapes train, validate and test: a shape is in one only. Those held
+// out are in no schedule: scenarios of their own record them, into a folder of its own.
+var Splits = map[string]string{
+	"wordcount": "train", "chain": "train", "windows": "train", "diamond": "validation", "fanout": "test",
+	"orders": HeldOut, "tally": HeldOut,
+}
+
+// HeldOut is the split of shapes that nothing was made on.
+const HeldOut = "heldout"
 
 // templates are the incidents of a mixed run; every shape gets each in one round.
 // "a|b" is a for every second shape.
@@ -52,7 +59,7 @@ var classes = strings.Fields("moderate strong mild moderate strong moderate mild
 // which they are recorded: rounds of a mixed run of every shape, a quiet run and
 // one that burns CPU. Equal shapes and seeds give equal scenarios.
 func Generate(shapes Shapes, seed uint64) ([]Scenario, error) {
-	names := keys(shapes)
+	names := slices.DeleteFunc(keys(shapes), func(name string) bool { return Splits[name] == HeldOut })
 	for _, name := range names {
 		if Splits[name] == "" {
 			return nil, fmt.Errorf("scenario: schedule: shape %s is in no split", name)

@@ -114,6 +114,7 @@ func (d diagnosis) String() string {
 
 // short is a vertex's name without what Flink puts around it.
 func short(name string) string {
+	name, _, _ = strings.Cut(name, " -> ") // what is chained behind it
 	return strings.TrimSpace(strings.ReplaceAll(strings.ReplaceAll(name, "Source: ", ""), ": Writer", ""))
 }
 
