@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,19 @@ type Call struct {
 	Actions []dhalion.Action
 	// Before is the topology that the plan was made from.
 	Before dhalion.Topology
+	// Guard stands around every request of Act that changes something; nil: nothing
+	// does. See Change.
+	Guard func(ctx context.Context, send func() Result) Result
+}
+
+// Change sends one request that changes something. Act sends each of them by it:
+// between two requests of one step the lease may have been lost, and then the
+// second is not sent and the result is Unsure.
+func (c Call) Change(ctx context.Context, send func() Result) Result {
+	if c.Guard == nil {
+		return send()
+	}
+	return c.Guard(ctx, send)
 }
 
 // Standing is how a call stands with the engine.
@@ -46,8 +60,9 @@ type Actuator interface {
 	// work (no free slots, no such hook); *AwayError is no refusal. It reads and
 	// changes nothing. The same call gives the same ids in every attempt.
 	Prepare(ctx context.Context, c Call) (Intent, error)
-	// Act sends it. It is called again with the same intent only for a call that is
-	// repeatable or checkable.
+	// Act sends it, every request that changes something by c.Change. It is called
+	// again with the same intent only for a call that is repeatable or checkable. Its
+	// context ends when the lease is lost.
 	Act(ctx context.Context, c Call, i Intent) Result
 	// Look asks the engine how the call stands; why is for people.
 	Look(ctx context.Context, c Call, i Intent) (s Standing, why string)
@@ -67,6 +82,12 @@ func (e *AwayError) Unwrap() error { return e.Err }
 // actions means; of any other that follows from the kind of action.
 type Classed interface {
 	Class() string
+}
+
+// Timed is an Actuator that says itself how long one Act of a call may take; of any
+// other, and where it says 0, that is Applier.TryFor.
+type Timed interface {
+	Within(c Call) time.Duration
 }
 
 func classOf(actuator Actuator, s Step) string {
@@ -111,7 +132,7 @@ type Applier struct {
 	Decided string
 
 	LeaseFor time.Duration // length of a lease; renewed before it is over
-	TryFor   time.Duration // of one attempt at a step
+	TryFor   time.Duration // of one attempt at a step whose actuator is not Timed
 	Attempts int           // at a repeatable or checkable step
 	SettleIn time.Duration // how long the engine may take to run with what was asked
 
@@ -213,6 +234,7 @@ type round struct {
 	lease    Lease
 	outcomes []dhalion.Outcome
 	settled  time.Time
+	stopped  error // why a request was not sent: the lease could not be renewed
 }
 
 // steps does one after the other. A step that failed ends the plan; what was done
@@ -392,6 +414,8 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 				intent = prepared
 			case r.ctx.Err() != nil:
 				return "", "", r.ctx.Err()
+			case errors.As(err, new(*LostError)) || errors.As(err, new(*unrenewedError)):
+				return "", "", err
 			case (open || away) && r.a.Now().Before(until):
 				// The engine may be on its way up again.
 				if err := r.later(s, err.Error()); err != nil {
@@ -449,7 +473,10 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 func (r *round) ask(actuator Actuator, s Step, c Call, intent Intent) (Standing, string, error) {
 	until := r.a.Now().Add(r.a.SettleIn)
 	for {
-		standing, why := actuator.Look(r.ctx, c, intent)
+		standing, why, err := r.look(actuator, c, intent)
+		if err != nil {
+			return standing, why, err
+		}
 		if s.Class == Repeatable || standing != Unknown || !r.a.Now().Before(until) {
 			return standing, why, nil
 		}
@@ -478,10 +505,20 @@ func (r *round) found(s Step, intent Intent, attempt int, why string) error {
 	return r.confirm(id, Result{Outcome: Done, Detail: why})
 }
 
-func (r *round) prepare(actuator Actuator, c Call) (Intent, error) {
-	ctx, cancel := context.WithTimeout(r.ctx, r.a.TryFor)
-	defer cancel()
-	return actuator.Prepare(ctx, c)
+func (r *round) prepare(actuator Actuator, c Call) (intent Intent, err error) {
+	lost := r.leased(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, r.a.TryFor)
+		defer cancel()
+		intent, err = actuator.Prepare(ctx, c)
+	})
+	return intent, cmp.Or(lost, err)
+}
+
+func (r *round) look(actuator Actuator, c Call, intent Intent) (standing Standing, why string, err error) {
+	err = r.leased(func(ctx context.Context) {
+		standing, why = actuator.Look(ctx, c, intent)
+	})
+	return standing, why, err
 }
 
 // try is one attempt: intent, call, confirm.
@@ -492,32 +529,32 @@ func (r *round) try(actuator Actuator, s Step, c Call, intent Intent, attempt in
 		return Result{}, err
 	}
 	r.a.observe(AfterIntent)
-	if err := r.renew(); err != nil {
-		return Result{}, err
-	}
 	r.a.say("%s", s.Text)
-	r.a.observe(BeforeAct)
-	ctx, cancel := context.WithTimeout(r.ctx, r.a.TryFor)
-	result := actuator.Act(ctx, c, intent)
-	cancel()
-	r.a.observe(AfterAct)
-	// What came back is written down although the apply was interrupted meanwhile.
-	r.a.observe(BeforeConfirm)
-	if err := r.confirm(id, result); err != nil {
-		return Result{}, err
+	limit := r.a.TryFor
+	if timed, ok := actuator.(Timed); ok {
+		limit = cmp.Or(timed.Within(c), limit)
 	}
-	r.a.observe(AfterConfirm)
-	return result, r.ctx.Err()
+	c.Guard = r.guard
+	var result Result
+	lost := r.leased(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		result = actuator.Act(ctx, c, intent)
+	})
+	// What came back is written down although the apply was interrupted or lost its
+	// lease meanwhile.
+	r.a.observe(BeforeConfirm)
+	unwritten := r.confirm(id, result)
+	if unwritten == nil {
+		r.a.observe(AfterConfirm)
+	}
+	return result, cmp.Or(lost, r.stopped, unwritten, r.ctx.Err())
 }
 
 func (r *round) confirm(id int64, result Result) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), 10*time.Second)
 	defer cancel()
 	return r.a.Journal.Confirm(ctx, id, result, r.a.Now())
-}
-
-func (r *round) renew() error {
-	return r.a.Journal.Renew(r.ctx, r.lease, r.a.Now(), r.a.LeaseFor)
 }
 
 // settle waits until the engine runs with what was asked for.
@@ -527,7 +564,10 @@ func (r *round) settle(actuator Actuator, c Call, intent Intent, s Step) (outcom
 		if err := r.renew(); err != nil {
 			return "", "", err
 		}
-		standing, why := actuator.Look(r.ctx, c, intent)
+		standing, why, err := r.look(actuator, c, intent)
+		if err != nil {
+			return "", "", err
+		}
 		switch standing {
 		case Settled:
 			r.settled = r.a.Now()

@@ -91,9 +91,11 @@ func (e *engine) Prepare(_ context.Context, c apply.Call) (apply.Intent, error) 
 	return i, next(&e.prepare)
 }
 
-func (e *engine) Act(_ context.Context, _ apply.Call, i apply.Intent) apply.Result {
-	e.acted = append(e.acted, i.ID)
-	return next(&e.act)
+func (e *engine) Act(ctx context.Context, c apply.Call, i apply.Intent) apply.Result {
+	return c.Change(ctx, func() apply.Result {
+		e.acted = append(e.acted, i.ID)
+		return next(&e.act)
+	})
 }
 
 func (e *engine) Look(context.Context, apply.Call, apply.Intent) (apply.Standing, string) {

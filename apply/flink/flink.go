@@ -46,7 +46,10 @@ type Actuator struct {
 	Wait func(ctx context.Context, d time.Duration) error
 }
 
-var _ apply.Actuator = (*Actuator)(nil)
+var (
+	_ apply.Actuator = (*Actuator)(nil)
+	_ apply.Timed    = (*Actuator)(nil)
+)
 
 // note is what an intent remembers.
 type note struct {
@@ -249,7 +252,7 @@ func (a *Actuator) bounds(ctx context.Context, run flink.Job) (flink.Requirement
 
 // bound tells the new run the bounds of the old one, where they are not its own. A
 // vertex that the old run did not have keeps its own.
-func (a *Actuator) bound(ctx context.Context, n note) apply.Result {
+func (a *Actuator) bound(ctx context.Context, c apply.Call, n note) apply.Result {
 	if len(n.Bounds) == 0 {
 		return apply.Result{Outcome: apply.Done}
 	}
@@ -265,7 +268,7 @@ func (a *Actuator) bound(ctx context.Context, n note) apply.Result {
 			if err != nil {
 				return apply.Result{Outcome: apply.Refused, Detail: err.Error()}
 			}
-			r := resultOf(a.Client.Do(ctx, "PUT", path, request))
+			r := a.send(ctx, c, "PUT", path, request)
 			if r.Outcome != apply.Done {
 				// The job was started anew: this must not end as "nothing changed".
 				r.Outcome, r.Detail = apply.Unsure, fmt.Sprintf("run %s is there, and its parallelism is not set: %s", n.Next, r.Detail)
@@ -381,10 +384,27 @@ func (a *Actuator) Act(ctx context.Context, c apply.Call, i apply.Intent) apply.
 		return apply.Result{Outcome: apply.Refused, Detail: err.Error()}
 	}
 	if n.Next != "" {
-		return a.restart(ctx, n)
+		return a.restart(ctx, c, n)
 	}
 	r := i.Requests[0]
-	return resultOf(a.Client.Do(ctx, r.Method, r.Path, r.Body))
+	return a.send(ctx, c, r.Method, r.Path, r.Body)
+}
+
+// send sends one request that changes something.
+func (a *Actuator) send(ctx context.Context, c apply.Call, method, path string, body []byte) apply.Result {
+	return c.Change(ctx, func() apply.Result { return resultOf(a.Client.Do(ctx, method, path, body)) })
+}
+
+// savepointIn is how long one attempt waits for a savepoint: a large state takes
+// minutes to write, and the job works on meanwhile.
+const savepointIn = 15 * time.Minute
+
+// Within is the time of one attempt.
+func (a *Actuator) Within(c apply.Call) time.Duration {
+	if c.Actions[0].Kind == dhalion.SetParallelism {
+		return 0
+	}
+	return savepointIn
 }
 
 // resultOf says what an answer means. No answer, a server's error and 404 (the
@@ -439,14 +459,14 @@ func brief(body []byte) string {
 
 // restart stops the run with a savepoint and starts the next from it. Each part
 // is skipped when the engine says that it was done.
-func (a *Actuator) restart(ctx context.Context, n note) apply.Result {
+func (a *Actuator) restart(ctx context.Context, c apply.Call, n note) apply.Result {
 	if answer := a.Client.Get(ctx, "/jobs/"+n.Next); answer.OK() {
 		a.remember(n)
-		return a.bound(ctx, n)
+		return a.bound(ctx, c, n)
 	} else if answer.Status != 404 {
 		return resultOf(answer)
 	}
-	savepoint, r := a.stop(ctx, n)
+	savepoint, r := a.stop(ctx, c, n)
 	if savepoint == "" {
 		return r
 	}
@@ -454,10 +474,10 @@ func (a *Actuator) restart(ctx context.Context, n note) apply.Result {
 	if err != nil {
 		return apply.Result{Outcome: apply.Refused, Detail: err.Error()}
 	}
-	r = resultOf(a.Client.Do(ctx, "POST", "/jars/"+n.Jar+"/run", body))
+	r = a.send(ctx, c, "POST", "/jars/"+n.Jar+"/run", body)
 	if r.Outcome == apply.Done {
 		a.remember(n)
-		r = a.bound(ctx, n)
+		r = a.bound(ctx, c, n)
 	} else {
 		// The old run is gone: whatever Flink said, this must not end as "nothing
 		// changed".
@@ -476,7 +496,7 @@ func (a *Actuator) remember(n note) {
 
 // stop ends the run with a savepoint and returns where that is; else what came
 // instead.
-func (a *Actuator) stop(ctx context.Context, n note) (savepoint string, r apply.Result) {
+func (a *Actuator) stop(ctx context.Context, c apply.Call, n note) (savepoint string, r apply.Result) {
 	job, err := ask[flink.Job](ctx, a.Client, "/jobs/"+n.Run)
 	if err != nil {
 		return "", apply.Result{Outcome: apply.Unsure, Detail: err.Error()}
@@ -486,7 +506,7 @@ func (a *Actuator) stop(ctx context.Context, n note) (savepoint string, r apply.
 		if err != nil {
 			return "", apply.Result{Outcome: apply.Refused, Detail: err.Error()}
 		}
-		if r := resultOf(a.Client.Do(ctx, "POST", "/jobs/"+n.Run+"/stop", body)); r.Outcome != apply.Done {
+		if r := a.send(ctx, c, "POST", "/jobs/"+n.Run+"/stop", body); r.Outcome != apply.Done {
 			return "", r
 		}
 	}

@@ -106,6 +106,35 @@ func TestACommandWithoutEndIsKilledWithItsChildrenAndItsFateIsUnknown(t *testing
 	}
 }
 
+func TestACommandHasTheTimeThatTheConfigurationGivesItAndEndsWithItsLease(t *testing.T) {
+	if got := (&Actuator{Timeout: time.Hour}).Within(relocate("tm-1")); got < time.Hour || got > time.Hour+time.Minute {
+		t.Errorf("an hour is %s", got)
+	}
+	h := &Actuator{Name: "drain", Argv: []string{"sleep", "60"}, Timeout: time.Hour}
+	c := relocate("tm-1")
+	i, err := h.Prepare(context.Background(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, lose := context.WithCancelCause(context.Background())
+	c.Guard = func(_ context.Context, send func() apply.Result) apply.Result {
+		lose(&apply.LostError{Plan: "abc", Job: job})
+		return send()
+	}
+	if r := h.Act(ctx, c, i); r.Outcome != apply.Unsure || !strings.Contains(r.Detail, "lost its lease of prod/wordcount") {
+		t.Errorf("%+v", r)
+	}
+	c.Guard = func(context.Context, func() apply.Result) apply.Result { return apply.Result{Outcome: apply.Unsure} }
+	h.Argv = []string{"touch", filepath.Join(t.TempDir(), "mark")}
+	if i, err = h.Prepare(context.Background(), c); err != nil {
+		t.Fatal(err)
+	}
+	h.Act(context.Background(), c, i)
+	if _, err := os.Stat(i.Argv[1]); err == nil {
+		t.Error("it was run without a lease")
+	}
+}
+
 func TestALotOfOutputIsCut(t *testing.T) {
 	r := act(t, &Actuator{Name: "move", Argv: []string{"sh", "-c", "yes x | head -c 1000000"}, Timeout: time.Minute}, relocate("tm-1"))
 	if r.Outcome != apply.Done || len(r.Detail) == 0 || len(r.Detail) > maxOutput {

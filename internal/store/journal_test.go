@@ -253,7 +253,11 @@ func (c *double) Prepare(_ context.Context, call apply.Call) (apply.Intent, erro
 	return apply.Intent{ID: call.ID}, nil
 }
 
-func (c *double) Act(_ context.Context, call apply.Call, i apply.Intent) apply.Result {
+func (c *double) Act(ctx context.Context, call apply.Call, i apply.Intent) apply.Result {
+	return call.Change(ctx, func() apply.Result { return c.act(call, i) })
+}
+
+func (c *double) act(call apply.Call, i apply.Intent) apply.Result {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch a := call.Actions[0]; a.Kind {
