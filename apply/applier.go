@@ -20,7 +20,8 @@ type Call struct {
 	Plan    string
 	Job     dhalion.JobID
 	Actions []dhalion.Action
-	// Before is the topology that the plan was made from.
+	// Before is the job as the step should find it: the topology that the plan was made
+	// from, with what the plan's earlier steps have set.
 	Before dhalion.Topology
 	// Guard stands around every request of Act that changes something; nil: nothing
 	// does. See Change.
@@ -77,6 +78,16 @@ func (e *AwayError) Error() string { return e.Err.Error() }
 
 // Unwrap is what was met.
 func (e *AwayError) Unwrap() error { return e.Err }
+
+// MovedError says that a job is not as a step should find it, and not as the step
+// leaves it either: somebody else changed it.
+type MovedError struct{ Err error }
+
+// Error is what was met.
+func (e *MovedError) Error() string { return e.Err.Error() }
+
+// Unwrap is what was met.
+func (e *MovedError) Unwrap() error { return e.Err }
 
 // Classed is an Actuator that says itself what a crash in the middle of its
 // actions means; of any other that follows from the kind of action.
@@ -244,6 +255,7 @@ func (r *round) steps() (state dhalion.PlanState, why string, err error) {
 	if err != nil {
 		return "", "", err
 	}
+	now := r.plan.Topology
 	for _, s := range Steps(r.plan) {
 		if len(s.Actions) == 0 {
 			continue // what stands around the actions
@@ -257,15 +269,17 @@ func (r *round) steps() (state dhalion.PlanState, why string, err error) {
 			// A step is begun when the one before it has settled; and after a restart the
 			// engine no longer tells of the run that this one changed.
 			r.note(s, "applied", "it had settled before the next step was begun")
+			now = after(now, r.plan, s)
 			continue
 		}
-		done, why, err := r.step(s, callOf(r.id, r.plan, s), before)
+		done, why, err := r.step(s, callOf(r.id, r.plan, s, now), before)
 		if err != nil {
 			return "", "", err
 		}
 		switch done {
 		case Done:
 			r.note(s, "applied", why)
+			now = after(now, r.plan, s)
 		case Refused:
 			r.note(s, "failed", why)
 			return dhalion.PlanFailed, r.told(s, why), nil
@@ -292,7 +306,7 @@ func (a *Applier) Prepare(ctx context.Context, id string, p dhalion.Plan) []Step
 		}
 		steps[i].Class = classOf(actuator, s)
 		try, cancel := context.WithTimeout(ctx, a.TryFor)
-		intent, err := actuator.Prepare(try, callOf(id, p, s))
+		intent, err := actuator.Prepare(try, callOf(id, p, s, p.Topology))
 		cancel()
 		if err != nil {
 			steps[i].Refused = err.Error()
@@ -304,8 +318,8 @@ func (a *Applier) Prepare(ctx context.Context, id string, p dhalion.Plan) []Step
 }
 
 // callOf is a step as an actuator sees it.
-func callOf(id string, p dhalion.Plan, s Step) Call {
-	c := Call{ID: fmt.Sprintf("%s-%d", id, s.Actions[0]), Plan: id, Job: p.Job, Before: p.Topology}
+func callOf(id string, p dhalion.Plan, s Step, before dhalion.Topology) Call {
+	c := Call{ID: fmt.Sprintf("%s-%d", id, s.Actions[0]), Plan: id, Job: p.Job, Before: before}
 	for _, i := range s.Actions {
 		c.Actions = append(c.Actions, p.Actions[i])
 	}
@@ -416,6 +430,10 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 				return "", "", r.ctx.Err()
 			case errors.As(err, new(*LostError)) || errors.As(err, new(*unrenewedError)):
 				return "", "", err
+			case errors.As(err, new(*MovedError)) && open:
+				return Unsure, "it was begun before, and cannot be repeated: " + err.Error(), nil
+			case errors.As(err, new(*MovedError)):
+				return Refused, "nothing was sent: " + err.Error(), nil
 			case (open || away) && r.a.Now().Before(until):
 				// The engine may be on its way up again.
 				if err := r.later(s, err.Error()); err != nil {

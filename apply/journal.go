@@ -33,16 +33,35 @@ func (e *LostError) Error() string {
 	return fmt.Sprintf("apply: plan %s lost its lease of %s to plan %s", e.Plan, e.Job, e.By)
 }
 
+// OvertakenError says that another plan has acted on a job since a plan that is to be
+// taken up did.
+type OvertakenError struct {
+	Plan string
+	Job  dhalion.JobID
+	By   string // the other plan
+}
+
+// Error names both.
+func (e *OvertakenError) Error() string {
+	return fmt.Sprintf("apply: plan %s cannot be gone on with: plan %s has changed %s since", e.Plan, e.By, e.Job)
+}
+
 // HeldError says that somebody else holds a job.
 type HeldError struct {
 	Job    dhalion.JobID
 	Plan   string // that holds it
 	Holder string // the process that applies it
 	Until  time.Time
+	// Over: the lease ran out and its plan did not end. Nobody may be at work any
+	// more, and until a person takes it up or ends it no other plan may be.
+	Over bool
 }
 
 // Error says who holds the job and until when at least.
 func (e *HeldError) Error() string {
+	if e.Over {
+		return fmt.Sprintf("apply: plan %s holds %s: it was begun and has not ended, and nothing was heard of its applier %s since its lease ran out at %s", e.Plan, e.Job, e.Holder, rfc(e.Until))
+	}
 	return fmt.Sprintf("apply: plan %s holds %s, applied by %s; its lease is good until %s", e.Plan, e.Job, e.Holder, rfc(e.Until))
 }
 
@@ -109,7 +128,7 @@ type Beginning struct {
 // right. Every method is one transaction.
 type Journal interface {
 	// Begin moves a plan to applying and takes the lease of its jobs, all or none.
-	// It returns *HeldError, or the store's refusal of the plan's state.
+	// It returns *HeldError, *OvertakenError, or the store's refusal of the plan's state.
 	Begin(ctx context.Context, b Beginning) (Lease, error)
 	// Renew prolongs the lease, or returns *LostError.
 	Renew(ctx context.Context, l Lease, now time.Time, length time.Duration) error

@@ -70,6 +70,9 @@ func (a *Actuator) Prepare(ctx context.Context, c apply.Call) (apply.Intent, err
 	if err != nil {
 		return apply.Intent{}, err
 	}
+	if err := a.unmoved(c, run); err != nil {
+		return apply.Intent{}, err
+	}
 	switch kind := c.Actions[0].Kind; kind {
 	case dhalion.SetParallelism:
 		return a.prepareRescale(ctx, c, run)
@@ -106,6 +109,36 @@ func (a *Actuator) run(ctx context.Context) (flink.Job, error) {
 		return flink.Job{}, &apply.AwayError{Err: fmt.Errorf("flink: %s is %s; it can be changed while it is %s", a.Job, found[0].State, flink.Running)}
 	}
 	return found[0], nil
+}
+
+// unmoved returns *apply.MovedError when a run is not as a call should find it; a
+// component may have what the call itself gives it.
+func (a *Actuator) unmoved(c apply.Call, run flink.Job) error {
+	if len(c.Before.Components) == 0 {
+		return nil
+	}
+	moved := func(format string, args ...any) error {
+		return &apply.MovedError{Err: fmt.Errorf("flink: "+format+": somebody else changed "+a.Job, args...)}
+	}
+	names := flink.ComponentNames(run.Vertices)
+	if len(run.Vertices) != len(c.Before.Components) {
+		return moved("it has %d components, not %d", len(run.Vertices), len(c.Before.Components))
+	}
+	for _, v := range run.Vertices {
+		was, ok := c.Before.Component(names[v.ID])
+		if !ok {
+			return moved("component %s is new", names[v.ID])
+		}
+		now, own := v.Parallelism.Int(), false
+		for _, x := range c.Actions {
+			to, ok := x.To.Number()
+			own = own || ok && x.Kind == dhalion.SetParallelism && x.Target.Component == was.Name && int(to) == now
+		}
+		if now != was.Parallelism && !own {
+			return moved("%s has %d instances, and had %d", was.Name, now, was.Parallelism)
+		}
+	}
+	return nil
 }
 
 func (a *Actuator) prepareRescale(ctx context.Context, c apply.Call, run flink.Job) (apply.Intent, error) {

@@ -2,9 +2,11 @@ package flink_test
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -170,6 +172,37 @@ func TestARestartThatWasCutOffAnywhereGoesOnByItsIds(t *testing.T) {
 				w.runs(map[string]int{"lines": 2, "count": 5}, "--salt", "4", "--batch=10")
 				w.effects(flinktest.Rescaled, flinktest.Stopped, flinktest.Submitted, flinktest.Rescaled)
 			})
+		}
+	}
+}
+
+func TestAJobThatSomebodyElseChangedIsNotPreparedFor(t *testing.T) {
+	found := dhalion.Topology{Components: []dhalion.Component{{Name: "count", Parallelism: 3}, {Name: "lines", Parallelism: 2}}}
+	for _, c := range []struct {
+		name  string
+		now   func(w *words)
+		moved string // empty: it is as it was
+	}{
+		{"as it was", func(*words) {}, ""},
+		{"as the call itself leaves it", func(w *words) { w.Rescale(w.Live("words").Run, "count", 5) }, ""},
+		{"rescaled to something else", func(w *words) { w.Rescale(w.Live("words").Run, "count", 4) }, "count has 4 instances, and had 3"},
+		{"rescaled elsewhere", func(w *words) { w.Rescale(w.Live("words").Run, "lines", 1) }, "lines has 1 instances, and had 2"},
+		{"replaced", func(w *words) {
+			w.Forget(w.Live("words").Run)
+			w.Start("words", flinktest.Vertex{Name: "lines", Parallelism: 2}, flinktest.Vertex{Name: "tally", Parallelism: 3, From: []string{"lines"}})
+		}, "component tally is new"},
+	} {
+		w := newWords(t)
+		c.now(w)
+		if err := w.wait(context.Background(), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		call := rescaled("a-0", 5)
+		call.Before = found
+		_, err := w.hand.Prepare(context.Background(), call)
+		var moved *apply.MovedError
+		if errors.As(err, &moved) != (c.moved != "") || err != nil && !strings.Contains(err.Error(), c.moved) {
+			t.Errorf("%s: %v", c.name, err)
 		}
 	}
 }

@@ -325,7 +325,7 @@ var refusals = []struct {
 		b.run("discard", id)
 		return []string{id}
 	}, 0, exitNotApproved, "it is discarded"},
-	{"being applied", ends(dhalion.PlanApplying), 0, exitNotApproved, "it is being applied already"},
+	{"being applied", ends(dhalion.PlanApplying), 0, exitHeld, "it is being applied already"},
 	{"applied", ends(dhalion.PlanApplied), 0, exitNotApproved, "it is applied"},
 	{"met", ends(dhalion.PlanMet), 0, exitNotApproved, "it is met"},
 	{"unmet", ends(dhalion.PlanUnmet), 0, exitNotApproved, "it is unmet"},

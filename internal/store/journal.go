@@ -19,8 +19,10 @@ var _ apply.Journal = (*Store)(nil)
 // Begin moves an approved plan to applying and takes the lease of its jobs, all
 // or none, each under a new epoch. With b.Resume it takes up a plan in applying or
 // unclear, too. It returns *apply.HeldError while somebody else's lease of a job
-// is good, *ExpiredError, *StateError, and *NotFoundError for a job that is not
-// known.
+// is good, or the plan that had it is still in applying: what that has begun may be
+// half done. Else it returns *ExpiredError, *StateError, *apply.OvertakenError for a
+// plan that was unclear and of whose job another has made something else, and
+// *NotFoundError for a job that is not known.
 func (s *Store) Begin(ctx context.Context, b apply.Beginning) (lease apply.Lease, err error) {
 	now := micros(b.Now)
 	_, err = s.changePlan(ctx, b.Plan, func(tx pgx.Tx, row *PlanRow) error {
@@ -38,8 +40,8 @@ func (s *Store) Begin(ctx context.Context, b apply.Beginning) (lease apply.Lease
 			if err != nil {
 				return err
 			}
-			if held.Plan != "" && held.Until.After(now) && (held.Plan != row.ID || b.Dead == "" || held.Holder != b.Dead) {
-				return &apply.HeldError{Job: job, Plan: held.Plan, Holder: held.Holder, Until: held.Until}
+			if err := refuseHeld(ctx, tx, held, b, row.ID, now); err != nil {
+				return err
 			}
 		}
 		from := []dhalion.PlanState{dhalion.PlanApproved}
@@ -52,6 +54,11 @@ func (s *Store) Begin(ctx context.Context, b apply.Beginning) (lease apply.Lease
 		switch {
 		case !slices.Contains(from, row.State):
 			return &StateError{Plan: row.ID, State: row.State, Reason: row.Reason, To: dhalion.PlanApplying, Want: from}
+		}
+		if err := refuseOvertaken(ctx, tx, row); err != nil {
+			return err
+		}
+		switch {
 		case row.State == dhalion.PlanApplying:
 			entry := LogEntry{At: now, Job: row.Job, Plan: row.ID, Event: "resumed", Detail: reason(b.Holder)}
 			if err := appendLog(ctx, tx, entry); err != nil {
@@ -76,6 +83,49 @@ func (s *Store) Begin(ctx context.Context, b apply.Beginning) (lease apply.Lease
 		return apply.Lease{}, err
 	}
 	return lease, nil
+}
+
+// refuseHeld returns *apply.HeldError when a job's lease, which is locked, keeps a
+// plan out.
+func refuseHeld(ctx context.Context, tx pgx.Tx, l Lease, b apply.Beginning, plan string, now time.Time) error {
+	held := &apply.HeldError{Job: l.Job, Plan: l.Plan, Holder: l.Holder, Until: l.Until}
+	switch {
+	case l.Plan == "":
+		return nil
+	case l.Plan == plan && b.Dead != "" && l.Holder == b.Dead:
+		return nil
+	case l.Until.After(now):
+		return held
+	case l.Plan == plan:
+		return nil
+	}
+	var state dhalion.PlanState
+	if err := tx.QueryRow(ctx, `SELECT state FROM plans WHERE id = $1`, l.Plan).Scan(&state); err != nil {
+		return fmt.Errorf("store: read plan %s: %w", l.Plan, err)
+	}
+	if held.Over = state == dhalion.PlanApplying; held.Over {
+		return held
+	}
+	return nil
+}
+
+// refuseOvertaken returns *apply.OvertakenError when another plan has acted on a
+// plan's job since it did itself. While a plan is in applying none can.
+func refuseOvertaken(ctx context.Context, tx pgx.Tx, row *PlanRow) error {
+	if row.State != dhalion.PlanUnclear {
+		return nil
+	}
+	var by string
+	err := tx.QueryRow(ctx, `
+		SELECT j.plan FROM journal j JOIN plans p ON p.id = j.plan
+		WHERE p.job = $2 AND j.plan <> $1 AND j.id > (SELECT max(id) FROM journal WHERE plan = $1) ORDER BY j.id DESC LIMIT 1`, row.ID, row.Job).Scan(&by)
+	switch {
+	case err == nil:
+		return &apply.OvertakenError{Plan: row.ID, Job: row.Job, By: by}
+	case !errors.Is(err, pgx.ErrNoRows):
+		return fmt.Errorf("store: read journal of %s: %w", row.Job, err)
+	}
+	return nil
 }
 
 // lockLease reads a job's lease so that nobody else changes it meanwhile; Plan is

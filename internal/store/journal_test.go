@@ -82,8 +82,19 @@ func TestTwoPlansOfOneJobNeverOverlap(t *testing.T) {
 	if _, err := s.Begin(ctx, beginning(b, "two", noon.Add(leaseFor-time.Second))); !errors.As(err, &held) || held.Plan != a.ID {
 		t.Fatalf("b began while a held the job: %v", err)
 	}
-	// Its time is over: b takes the job, and a can write nothing more.
+	// Its time is over and it has not ended: what it began may be half done, so b stays
+	// out, however long that takes.
 	now := noon.Add(leaseFor)
+	for _, late := range []time.Duration{0, 59 * time.Minute} {
+		_, err := s.Begin(ctx, beginning(b, "two", now.Add(late)))
+		if !errors.As(err, &held) || held.Plan != a.ID || !held.Over || !strings.Contains(err.Error(), "has not ended") {
+			t.Fatalf("b began while a was half done: %v", err)
+		}
+	}
+	// A person ends a: b takes the job, and a can write nothing more.
+	if _, err := s.Abort(ctx, a.ID, "ann", "its machine is gone", now); err != nil {
+		t.Fatal(err)
+	}
 	mustBegin(t, s, beginning(b, "two", now))
 	var lost *apply.LostError
 	if err := s.Renew(ctx, lease, now, leaseFor); !errors.As(err, &lost) || lost.By != b.ID {
@@ -97,6 +108,42 @@ func TestTwoPlansOfOneJobNeverOverlap(t *testing.T) {
 	}
 	if entries, err := s.Entries(ctx, a.ID); err != nil || len(entries) != 0 {
 		t.Errorf("a's journal has %v, %v", entries, err)
+	}
+}
+
+func TestAnUnclearPlanIsNotTakenUpWhenAnotherHasActedSince(t *testing.T) {
+	s, _ := withJob(t)
+	a, b := approved(t, s, `{"plan":"a"}`), approved(t, s, `{"plan":"b"}`)
+	acts := func(p *PlanRow, to dhalion.PlanState, resume bool) error {
+		begin := beginning(p, "applier of "+p.ID, noon)
+		begin.Resume = resume
+		lease, err := s.Begin(ctx, begin)
+		if err != nil {
+			return err
+		}
+		entries, err := s.Entries(ctx, p.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Intend(ctx, lease, 0, len(entries)+1, apply.Intent{ID: p.ID + "-0"}, noon); err != nil {
+			t.Fatal(err)
+		}
+		return s.End(ctx, lease, to, "as the test has it", nil, noon)
+	}
+	for _, resume := range []bool{false, true, true} { // nobody was in between
+		if err := acts(a, dhalion.PlanUnclear, resume); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := acts(b, dhalion.PlanApplied, false); err != nil {
+		t.Fatal(err)
+	}
+	var overtaken *apply.OvertakenError
+	if err := acts(a, dhalion.PlanApplied, true); !errors.As(err, &overtaken) || overtaken.By != b.ID {
+		t.Errorf("a was taken up after b had changed the job: %v", err)
+	}
+	if row, err := s.Plan(ctx, a.ID); err != nil || row.State != dhalion.PlanUnclear {
+		t.Errorf("a is %v, %v", row, err)
 	}
 }
 
@@ -391,6 +438,9 @@ func TestAnApplierThatLostItsLeaseStopsBeforeItsNextCall(t *testing.T) {
 	applier.Observe = func(point apply.Point) {
 		if point == apply.AfterIntent { // it sleeps, and somebody else takes the job
 			now = now.Add(leaseFor)
+			if _, err := s.Abort(ctx, p.ID, "ann", "it does not answer", now); err != nil {
+				t.Fatal(err)
+			}
 			mustBegin(t, s, beginning(other, "other", now))
 		}
 	}
