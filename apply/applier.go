@@ -95,6 +95,14 @@ type Classed interface {
 	Class() string
 }
 
+// Restorer is an Actuator that can have a job run as before that a call has brought
+// down.
+type Restorer interface {
+	// Restore is the intent that does so, with Back, for Act and Look. ok is false where
+	// the job is not known to be down, or not by this call.
+	Restore(ctx context.Context, c Call, i Intent) (back Intent, ok bool)
+}
+
 // Timed is an Actuator that says itself how long one Act of a call may take; of any
 // other, and where it says 0, that is Applier.TryFor.
 type Timed interface {
@@ -372,18 +380,27 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 	if attempt > 0 {
 		last = &before[attempt-1]
 	}
+	var intent Intent
+	if last != nil {
+		if intent = last.Intent; last.Result != nil && last.Result.Outcome == Partly {
+			intent = *last.Result.Next
+		}
+		if intent.Back {
+			return r.back(actuator, s, c, intent, attempt, "it had failed before", last)
+		}
+	}
 	if last != nil { // an earlier process came so far
 		switch {
 		case isDone(before):
 			r.a.say("%s: it was sent before", s.Text)
-			return r.settle(actuator, c, last.Intent, s)
+			return r.land(actuator, s, c, intent, attempt)
 		case last.Result != nil && last.Result.Outcome == Refused:
 			// It was refused and is tried again: a person asked for that.
 		case s.Class == Opaque && r.a.Decided == Done:
-			if err := r.found(s, last.Intent, attempt+1, "a person said that it was done"); err != nil {
+			if err := r.found(s, intent, attempt+1, "a person said that it was done"); err != nil {
 				return "", "", err
 			}
-			return r.settle(actuator, c, last.Intent, s)
+			return r.land(actuator, s, c, intent, attempt+1)
 		case s.Class == Opaque && r.a.Decided == Refused:
 			// A person said that it was not done.
 		case s.Class == Opaque:
@@ -391,28 +408,27 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 		default:
 			// A repeatable step is asked for, too: while a job changes, there is nothing to
 			// be sent to it.
-			standing, why, err := r.ask(actuator, s, c, last.Intent)
+			standing, why, err := r.ask(actuator, s, c, intent)
 			if err != nil {
 				return "", "", err
 			}
 			switch {
 			case standing == Settled || standing == Working:
-				if err := r.found(s, last.Intent, attempt+1, "found done after a crash"); err != nil {
+				if err := r.found(s, intent, attempt+1, "found done after a crash"); err != nil {
 					return "", "", err
 				}
-				return r.settle(actuator, c, last.Intent, s)
+				return r.land(actuator, s, c, intent, attempt+1)
 			case standing == Failed:
-				return Refused, why, nil
+				outcome, why, _, err := r.restore(actuator, s, c, intent, attempt, why)
+				return outcome, why, err
 			case standing == Unknown && s.Class == Checkable:
 				return Unsure, "the engine does not tell whether it was done: " + why, nil
 			}
 		}
 	}
-	open := last != nil && (last.Result == nil || last.Result.Outcome == Unsure)
-	var intent Intent
-	if open {
-		intent = last.Intent
-	}
+	open := last != nil && (last.Result == nil || last.Result.Outcome == Unsure || last.Result.Outcome == Partly)
+	// Whether every request that may have had an effect was answered.
+	heard := last == nil || last.Result != nil && last.Result.Outcome != Unsure
 	until, away := r.a.Now().Add(r.a.SettleIn), false
 	for try := 1; ; try++ {
 		attempt++
@@ -453,16 +469,19 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 		if err != nil {
 			return "", "", err
 		}
+		standing := Unknown
 		switch {
 		case result.Outcome == Done:
-			return r.settle(actuator, c, intent, s)
+			return r.land(actuator, s, c, intent, attempt)
+		case result.Outcome == Partly:
+			intent, open, try = *result.Next, true, 0
+			continue
 		case result.Outcome == Refused:
 			return Refused, result.Detail, nil
 		case s.Class == Opaque:
 			return Unsure, result.Detail, nil
 		default:
-			standing, _, err := r.ask(actuator, s, c, intent)
-			if err != nil {
+			if standing, _, err = r.ask(actuator, s, c, intent); err != nil {
 				return "", "", err
 			}
 			switch standing {
@@ -471,11 +490,16 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 				if err := r.found(s, intent, attempt, "found done although its answer was lost"); err != nil {
 					return "", "", err
 				}
-				return r.settle(actuator, c, intent, s)
+				return r.land(actuator, s, c, intent, attempt)
 			}
 		}
-		open = true
+		open, heard = true, heard && result.Answer != nil
 		if try >= r.a.Attempts {
+			if standing == Undone && heard {
+				if outcome, why, ok, err := r.restore(actuator, s, c, intent, attempt, result.Detail); ok || err != nil {
+					return outcome, why, err
+				}
+			}
 			return Unsure, result.Detail, nil
 		}
 		r.a.say("%s: %s; trying again", s.Text, result.Detail)
@@ -608,4 +632,78 @@ func (r *round) settle(actuator Actuator, c Call, intent Intent, s Step) (outcom
 			return "", "", err
 		}
 	}
+}
+
+// land waits until the engine runs with a step, and has the job run as before when
+// it will not.
+func (r *round) land(actuator Actuator, s Step, c Call, intent Intent, attempt int) (outcome, why string, err error) {
+	outcome, why, err = r.settle(actuator, c, intent, s)
+	if outcome != Refused {
+		return outcome, why, err
+	}
+	outcome, why, _, err = r.restore(actuator, s, c, intent, attempt, why)
+	return outcome, why, err
+}
+
+// restore has a job run as before that a step has brought down; why says how it
+// did. ok is false, and the outcome Refused, when there is nothing to be done.
+func (r *round) restore(actuator Actuator, s Step, c Call, intent Intent, attempt int, why string) (outcome, told string, ok bool, err error) {
+	restorer, can := actuator.(Restorer)
+	if !can {
+		return Refused, why, false, nil
+	}
+	var back Intent
+	if err := r.leased(func(ctx context.Context) { back, ok = restorer.Restore(ctx, c, intent) }); err != nil || !ok {
+		return Refused, why, false, err
+	}
+	outcome, told, err = r.back(actuator, s, c, back, attempt, why, nil)
+	return outcome, told, true, err
+}
+
+// back carries out what has a job run as before. last is an earlier process's
+// attempt at it. The step has failed, whatever comes of it.
+func (r *round) back(actuator Actuator, s Step, c Call, back Intent, attempt int, why string, last *Entry) (outcome, told string, err error) {
+	r.a.say("%s: %s; the job is started as it was before", s.Text, why)
+	sent := last != nil
+	for try := 1; last == nil || last.Result == nil || last.Result.Outcome != Done; try++ {
+		if sent {
+			standing, _, err := r.ask(actuator, s, c, back)
+			if err != nil {
+				return "", "", err
+			}
+			if standing == Settled || standing == Working {
+				if err := r.found(s, back, attempt+1, "found done although its answer was lost"); err != nil {
+					return "", "", err
+				}
+				break
+			}
+		}
+		attempt++
+		result, err := r.try(actuator, s, c, back, attempt)
+		switch {
+		case err != nil:
+			return "", "", err
+		case result.Outcome == Refused:
+			return Refused, why + "; and it was not started as it was before: " + result.Detail, nil
+		case result.Outcome != Done && try >= r.a.Attempts:
+			return Unsure, why + "; and whether it was started as it was before is not known: " + result.Detail, nil
+		}
+		if result.Outcome == Done {
+			break
+		}
+		sent = true
+		if err := r.a.Wait(r.ctx, time.Second<<min(try-1, 4)); err != nil {
+			return "", "", err
+		}
+	}
+	outcome, told, err = r.settle(actuator, c, back, s)
+	switch {
+	case err != nil:
+		return "", "", err
+	case outcome == Done:
+		return Refused, why + "; the job runs again as it did before: " + told, nil
+	case outcome == Refused:
+		return Refused, why + "; and so it is as it was before: " + told, nil
+	}
+	return Unsure, why + "; started as it was before: " + told, nil
 }

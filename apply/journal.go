@@ -86,6 +86,8 @@ type Intent struct {
 	Argv     []string  `json:"argv,omitempty"` // of a hook
 	// Note is what an actuator must remember between attempts.
 	Note json.RawMessage `json:"note,omitempty"`
+	// Back: it has the job run as before the step, which has failed.
+	Back bool `json:"back,omitempty"`
 }
 
 // Request is one call of an engine.
@@ -100,12 +102,15 @@ type Result struct {
 	Outcome string          `json:"outcome"` // one of the constants below
 	Detail  string          `json:"detail,omitempty"`
 	Answer  json.RawMessage `json:"answer,omitempty"`
+	Next    *Intent         `json:"next,omitempty"` // of Partly: what is left, with what was learned
 }
 
 // What an attempt can come to. Unsure is an answer that did not come, or not
-// whole: it may have been done.
+// whole: it may have been done. Partly is what is written down in the middle of a
+// checkable step because the engine may forget it.
 const (
 	Done    = "done"
+	Partly  = "partly"
 	Refused = "refused" // the engine said no: nothing changed
 	Unsure  = "unsure"
 )

@@ -13,7 +13,16 @@ import (
 // own steps made it, mode, quiet hours and limits, and who holds the jobs. journal
 // are the plan's entries. Without s.PresentTopology the job's shape is left to its
 // actuator, which sees it when the job is up again.
+//
+// A job that the plan has stopped and not yet started again is not left down for the
+// sake of a mode or an hour.
 func Resumable(s State, journal []Entry) *Refusal {
+	if down(journal) {
+		s.Jobs = slices.Clone(s.Jobs)
+		for i := range s.Jobs {
+			s.Jobs[i].Observe, s.Jobs[i].Quiet = "", ""
+		}
+	}
 	for _, check := range []func(State) *Refusal{edited, func(s State) *Refusal { return elsewhere(s, journal) }, notAllowed, held} {
 		if r := check(s); r != nil {
 			r.Plan, r.Exit = s.ID, exits[r.Code]
@@ -21,6 +30,20 @@ func Resumable(s State, journal []Entry) *Refusal {
 		}
 	}
 	return nil
+}
+
+// down reports whether the last step was left in its middle, as the journal knows.
+func down(journal []Entry) bool {
+	if len(journal) == 0 {
+		return false
+	}
+	last := journal[len(journal)-1]
+	if last.Result != nil && last.Result.Outcome == Done {
+		return false
+	}
+	return slices.ContainsFunc(journal, func(e Entry) bool {
+		return e.Action == last.Action && e.Result != nil && e.Result.Outcome == Partly
+	})
 }
 
 // elsewhere refuses a plan whose job is neither what it was nor what the plan's
