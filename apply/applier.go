@@ -119,12 +119,15 @@ func classOf(actuator Actuator, s Step) string {
 // Point is a place where an applier may be interrupted, for tests.
 type Point string
 
-// The points around every journal write and every engine call.
+// The points around every journal write and every request that changes something. A
+// restart has several requests and writes, and passes them as often.
 const (
 	BeforeBegin   Point = "before-begin"
 	AfterBegin    Point = "after-begin"
 	BeforeIntent  Point = "before-intent"
 	AfterIntent   Point = "after-intent"
+	BeforeRenew   Point = "before-renew" // not of the renewals that go on beside a call
+	AfterRenew    Point = "after-renew"
 	BeforeAct     Point = "before-act"
 	AfterAct      Point = "after-act"
 	BeforeConfirm Point = "before-confirm"
@@ -133,8 +136,8 @@ const (
 	AfterEnd      Point = "after-end"
 )
 
-// Points lists them in the order in which an apply passes them.
-var Points = []Point{BeforeBegin, AfterBegin, BeforeIntent, AfterIntent, BeforeAct, AfterAct, BeforeConfirm, AfterConfirm, BeforeEnd, AfterEnd}
+// Points lists them in the order in which an apply passes them first.
+var Points = []Point{BeforeBegin, AfterBegin, BeforeIntent, AfterIntent, BeforeRenew, AfterRenew, BeforeAct, AfterAct, BeforeConfirm, AfterConfirm, BeforeEnd, AfterEnd}
 
 // Applier carries out plans that have passed the gate.
 type Applier struct {
@@ -540,7 +543,7 @@ func (r *round) later(s Step, why string) error {
 // found writes down that a step is done of which the journal says that nobody
 // knows: what was set is known by what is confirmed.
 func (r *round) found(s Step, intent Intent, attempt int, why string) error {
-	id, err := r.a.Journal.Intend(r.ctx, r.lease, s.Actions[0], attempt, intent, r.a.Now())
+	id, err := r.intend(s, intent, attempt)
 	if err != nil {
 		return err
 	}
@@ -565,12 +568,10 @@ func (r *round) look(actuator Actuator, c Call, intent Intent) (standing Standin
 
 // try is one attempt: intent, call, confirm.
 func (r *round) try(actuator Actuator, s Step, c Call, intent Intent, attempt int) (Result, error) {
-	r.a.observe(BeforeIntent)
-	id, err := r.a.Journal.Intend(r.ctx, r.lease, s.Actions[0], attempt, intent, r.a.Now())
+	id, err := r.intend(s, intent, attempt)
 	if err != nil {
 		return Result{}, err
 	}
-	r.a.observe(AfterIntent)
 	r.a.say("%s", s.Text)
 	limit := r.a.TryFor
 	if timed, ok := actuator.(Timed); ok {
@@ -585,18 +586,27 @@ func (r *round) try(actuator Actuator, s Step, c Call, intent Intent, attempt in
 	})
 	// What came back is written down although the apply was interrupted or lost its
 	// lease meanwhile.
-	r.a.observe(BeforeConfirm)
 	unwritten := r.confirm(id, result)
-	if unwritten == nil {
-		r.a.observe(AfterConfirm)
-	}
 	return result, cmp.Or(lost, r.stopped, unwritten, r.ctx.Err())
 }
 
+func (r *round) intend(s Step, intent Intent, attempt int) (id int64, err error) {
+	r.a.observe(BeforeIntent)
+	if id, err = r.a.Journal.Intend(r.ctx, r.lease, s.Actions[0], attempt, intent, r.a.Now()); err == nil {
+		r.a.observe(AfterIntent)
+	}
+	return id, err
+}
+
 func (r *round) confirm(id int64, result Result) error {
+	r.a.observe(BeforeConfirm)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), 10*time.Second)
 	defer cancel()
-	return r.a.Journal.Confirm(ctx, id, result, r.a.Now())
+	err := r.a.Journal.Confirm(ctx, id, result, r.a.Now())
+	if err == nil {
+		r.a.observe(AfterConfirm)
+	}
+	return err
 }
 
 // settle waits until the engine runs with what was asked for.

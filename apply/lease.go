@@ -84,5 +84,10 @@ func (r *round) guard(ctx context.Context, send func() Result) Result {
 }
 
 func (r *round) renew() error {
-	return r.a.Journal.Renew(r.ctx, r.lease, r.a.Now(), r.a.LeaseFor)
+	r.a.observe(BeforeRenew)
+	err := r.a.Journal.Renew(r.ctx, r.lease, r.a.Now(), r.a.LeaseFor)
+	if err == nil {
+		r.a.observe(AfterRenew)
+	}
+	return err
 }

@@ -402,9 +402,52 @@ func TestWhereverAnApplierIsKilledEachActionHasItsEffect(t *testing.T) {
 			t.Fatalf("killed at %s (%d): the lease is still held by %s, %v", at, nth, l.Plan, err)
 		}
 	}
-	// Two points around the beginning, six in each of three steps, two at the end.
-	if kills != 2+3*6+2 {
+	// Two points around the beginning, ten in each of three steps (intent, renewal, call,
+	// confirmation, renewal while it settles), two at the end.
+	if kills != 2+3*10+2 {
 		t.Errorf("%d places were tried", kills)
+	}
+}
+
+// TestWhereverTheNextApplierIsKilledTooEachActionHasItsEffect kills one behind its
+// first call, whose answer it does not write down, and the one that takes it up at
+// every point, those of writing down what it finds done among them.
+func TestWhereverTheNextApplierIsKilledTooEachActionHasItsEffect(t *testing.T) {
+	s, _ := withJob(t)
+	for nth, killed := 0, true; killed; nth++ {
+		p := approved(t, s, fmt.Sprintf(`{"kill next":%d}`, nth))
+		c := &double{fired: map[string]int{}}
+		first := applierOf(s, c, "first")
+		first.Observe = func(point apply.Point) {
+			if point == apply.AfterAct {
+				panic(crashed{point})
+			}
+		}
+		if !crash(t, func() { mustApply(t, first, p, false) }) {
+			t.Fatal("it was not killed")
+		}
+		left, passed := nth, []apply.Point{}
+		second := applierOf(s, c, "second")
+		second.Dead = func(string) bool { return true }
+		second.Observe = func(point apply.Point) {
+			passed = append(passed, point)
+			if left--; left == -1 {
+				panic(crashed{point})
+			}
+		}
+		killed = crash(t, func() { mustApply(t, second, p, true) })
+		if !killed && !slices.Equal(passed[2:6], []apply.Point{apply.BeforeIntent, apply.AfterIntent, apply.BeforeConfirm, apply.AfterConfirm}) {
+			t.Errorf("what it finds done it does not write down first: %v", passed)
+		}
+		if stateOf(t, s, p.ID) == dhalion.PlanApplying {
+			third := applierOf(s, c, "third")
+			third.Dead = func(string) bool { return true }
+			mustApply(t, third, p, true)
+		}
+		state := stateOf(t, s, p.ID)
+		if c.puts != 1 || c.fired[p.ID+"-1"] != 1 || c.fired[p.ID+"-2"] > 1 || state != dhalion.PlanApplied && state != dhalion.PlanUnclear {
+			t.Errorf("killed behind %v: it is %s, and %+v", passed, state, c)
+		}
 	}
 }
 
