@@ -134,9 +134,11 @@ const (
 	AfterConfirm  Point = "after-confirm"
 	BeforeEnd     Point = "before-end"
 	AfterEnd      Point = "after-end"
+	BeforeJudge   Point = "before-judge" // by whoever judges the outcome, afterwards
+	AfterJudge    Point = "after-judge"
 )
 
-// Points lists them in the order in which an apply passes them first.
+// Points lists those of an apply, in the order in which it passes them first.
 var Points = []Point{BeforeBegin, AfterBegin, BeforeIntent, AfterIntent, BeforeRenew, AfterRenew, BeforeAct, AfterAct, BeforeConfirm, AfterConfirm, BeforeEnd, AfterEnd}
 
 // Applier carries out plans that have passed the gate.

@@ -416,6 +416,12 @@ func (a *app) applier(ctx context.Context, st *store.Store, engine *liveEngine, 
 	return x, nil
 }
 
+func (a *app) at(p apply.Point) {
+	if a.observe != nil {
+		a.observe(p)
+	}
+}
+
 // carryOut applies a plan that has passed the gate, follows the job, judges the
 // outcome, and undoes the plan where its policy says so.
 func (a *app) carryOut(ctx context.Context, st *store.Store, engine *liveEngine, d *document, f applyFlags) (*applied, error) {
