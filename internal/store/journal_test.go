@@ -147,6 +147,47 @@ func TestAnUnclearPlanIsNotTakenUpWhenAnotherHasActedSince(t *testing.T) {
 	}
 }
 
+// TestAnApplierWritesItsIntentWhileOthersWaitForItsLease has one come for a plan that
+// is being applied: it has the plan's row, and waits for the lease's. The applier has
+// the lease's row and writes to the journal, which refers to the plan.
+func TestAnApplierWritesItsIntentWhileOthersWaitForItsLease(t *testing.T) {
+	s, url := withJob(t)
+	p := approved(t, s, `{"waits":1}`)
+	lease := mustBegin(t, s, beginning(p, "one", noon))
+	came := make(chan error, 1)
+	err := s.inTx(ctx, func(tx pgx.Tx) error {
+		if err := mine(ctx, tx, lease); err != nil {
+			return err
+		}
+		go func() {
+			_, err := s.Begin(ctx, beginning(p, "two", noon))
+			came <- err
+		}()
+		conn, err := pgx.Connect(ctx, url)
+		if err != nil {
+			return err
+		}
+		defer conn.Close(ctx)
+		for deadline, waits := time.Now().Add(20*time.Second), false; !waits; {
+			if err := conn.QueryRow(ctx, `SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%FROM leases%' AND datname = current_database()`).Scan(&waits); err != nil {
+				return err
+			}
+			if time.Now().After(deadline) {
+				return errors.New("the other one does not come to the lease")
+			}
+		}
+		_, err = tx.Exec(ctx, `INSERT INTO journal (plan, action, attempt, step, epoch, at, call) VALUES ($1, 0, 1, 'intent', 1, $2, '{}')`, p.ID, noon)
+		return err
+	})
+	if err != nil {
+		t.Errorf("the applier: %v", err)
+	}
+	var held *apply.HeldError
+	if err := <-came; !errors.As(err, &held) {
+		t.Errorf("the other one: %v", err)
+	}
+}
+
 func TestALeaseIsOfAllJobsOrOfNone(t *testing.T) {
 	s, url := withJob(t)
 	exec(t, url, `INSERT INTO jobs (id, engine, name) SELECT 'file/other', engine, 'other' FROM jobs WHERE id = $1`, wordcount)
