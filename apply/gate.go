@@ -388,6 +388,11 @@ func held(s State) *Refusal {
 	return nil
 }
 
+// RefuseHeld is the refusal of a plan whose lease another has.
+func RefuseHeld(plan string, e *HeldError, hint string) *Refusal {
+	return &Refusal{Plan: plan, Code: Held, Exit: exits[Held], Reason: strings.TrimPrefix(e.Error(), "apply: "), Hint: hint}
+}
+
 func nothing(s State) *Refusal {
 	switch {
 	case s.DryRun:

@@ -455,7 +455,11 @@ func (a *app) carryOut(ctx context.Context, st *store.Store, engine *liveEngine,
 func (a *app) stopped(ctx context.Context, d *document, err error) error {
 	var state *store.StateError
 	var expired *store.ExpiredError
+	var held *apply.HeldError
 	switch {
+	case errors.As(err, &held):
+		// As the gate has it: of many who race some are refused there and some here.
+		return a.refuse(apply.RefuseHeld(d.id, held, classify(err).hint))
 	case ctx.Err() != nil:
 		// Not the context's own error, of which it is said that nothing was done.
 		return &failure{code: exitFailure, err: fmt.Errorf("apply: plan %s was interrupted and is not finished", d.id),
