@@ -103,9 +103,10 @@ func (e *engine) Look(context.Context, apply.Call, apply.Intent) (apply.Standing
 }
 
 var (
-	isDone = apply.Result{Outcome: apply.Done}
-	unsure = apply.Result{Outcome: apply.Unsure, Detail: "no answer"}
-	open   *apply.Result
+	isDone  = apply.Result{Outcome: apply.Done}
+	unsure  = apply.Result{Outcome: apply.Unsure, Detail: "no answer"}
+	refused = apply.Result{Outcome: apply.Refused, Detail: "hook ended with 1"}
+	open    *apply.Result
 
 	errNoRun = errors.New("no run is alive")
 )
@@ -134,6 +135,10 @@ func TestWhatACrashLeftOpenIsAskedForBeforeItIsRepeated(t *testing.T) {
 			dhalion.PlanApplied, []string{"p-0 begun", "p-0 begun"}, 0, apply.Done},
 		{"a restart that was done though its answer was lost is known as done", dhalion.SetKnob, &unsure,
 			engine{look: []apply.Standing{apply.Settled}}, dhalion.PlanApplied, nil, 0, apply.Done},
+		{"a hook that said that it failed is not run again", dhalion.Relocate, &refused,
+			engine{}, dhalion.PlanFailed, nil, 0, apply.Refused},
+		{"a rescale that was refused is tried again", dhalion.SetParallelism, &refused,
+			engine{act: []apply.Result{isDone}, look: []apply.Standing{apply.Settled}}, dhalion.PlanApplied, []string{"p-0 prepared 1"}, 1, apply.Done},
 		{"a restart of which the engine does not tell is left alone", dhalion.SetKnob, open,
 			engine{look: []apply.Standing{apply.Unknown}}, dhalion.PlanUnclear, nil, 0, "open"},
 	} {

@@ -136,7 +136,9 @@ func (h *Actuator) run(ctx context.Context, c apply.Call, i apply.Intent) apply.
 	var exit *exec.ExitError
 	said := out.String()
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, exec.ErrWaitDelay):
+		// With ErrWaitDelay it ended well, and a child that it left behind has its output
+		// open still.
 		return apply.Result{Outcome: apply.Done, Detail: said}
 	case ctx.Err() != nil:
 		return apply.Result{Outcome: apply.Unsure, Detail: fmt.Sprintf("hook %s was ended, for %v; whether it did its work is not known%s", h.Name, context.Cause(ctx), quoted(said))}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -79,11 +81,15 @@ func TestWhatACommandsEndMeans(t *testing.T) {
 	}{
 		"well":   {[]string{"true"}, apply.Done, ""},
 		"badly":  {[]string{"sh", "-c", "echo no such machine >&2; exit 3"}, apply.Refused, "ended with 3: no such machine"},
+		"well, with a child that has its output": {[]string{"sh", "-c", "sleep 30 & echo $!"}, apply.Done, ""},
 		"killed": {[]string{"sh", "-c", "kill -9 $$"}, apply.Unsure, "killed"},
 	} {
 		r := act(t, &Actuator{Name: "move", Argv: c.argv, Timeout: time.Minute}, relocate("tm-1"))
 		if r.Outcome != c.outcome || !strings.Contains(r.Detail, c.says) {
 			t.Errorf("%s: %+v", name, r)
+		}
+		if child, err := strconv.Atoi(r.Detail); err == nil {
+			_ = syscall.Kill(child, syscall.SIGKILL)
 		}
 	}
 }
