@@ -240,6 +240,31 @@ func TestTheJournalTellsWhatACrashLeft(t *testing.T) {
 	}
 }
 
+func TestHowARunWasStartedIsKnownHoweverOftenItWasRescaledSince(t *testing.T) {
+	s, _ := withJob(t)
+	p := approved(t, s, `{"started":1}`)
+	lease := mustBegin(t, s, beginning(p, "one", noon))
+	write := func(attempt int, note, outcome string) {
+		t.Helper()
+		id, err := s.Intend(ctx, lease, 0, attempt, apply.Intent{ID: p.ID + "-0", Note: json.RawMessage(note)}, noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Confirm(ctx, id, apply.Result{Outcome: outcome}, noon); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(1, `{"run": "a", "next": "b", "arguments": ["--salt", "4"]}`, apply.Partly)
+	write(2, `{"run": "a", "next": "b", "arguments": ["--salt", "4"]}`, apply.Done)
+	for i := range 60 {
+		write(3+i, `{"run": "b"}`, apply.Done)
+	}
+	intents, err := s.Done(ctx, p.Job, 50)
+	if err != nil || len(intents) != 1 || !strings.Contains(string(intents[0].Note), `"--salt"`) {
+		t.Errorf("%d intents: %+v, %v", len(intents), intents, err)
+	}
+}
+
 func TestAPlanIsResumedWhenItsLeaseIsOverOrItsHolderIsDead(t *testing.T) {
 	s, _ := withJob(t)
 	p := approved(t, s, `{"resume":1}`)
