@@ -79,10 +79,10 @@ func TestWhatACommandsEndMeans(t *testing.T) {
 		outcome string
 		says    string
 	}{
-		"well":   {[]string{"true"}, apply.Done, ""},
-		"badly":  {[]string{"sh", "-c", "echo no such machine >&2; exit 3"}, apply.Refused, "ended with 3: no such machine"},
+		"well":                                   {[]string{"true"}, apply.Done, ""},
+		"badly":                                  {[]string{"sh", "-c", "echo no such machine >&2; exit 3"}, apply.Refused, "ended with 3: no such machine"},
 		"well, with a child that has its output": {[]string{"sh", "-c", "sleep 30 & echo $!"}, apply.Done, ""},
-		"killed": {[]string{"sh", "-c", "kill -9 $$"}, apply.Unsure, "killed"},
+		"killed":                                 {[]string{"sh", "-c", "kill -9 $$"}, apply.Unsure, "killed"},
 	} {
 		r := act(t, &Actuator{Name: "move", Argv: c.argv, Timeout: time.Minute}, relocate("tm-1"))
 		if r.Outcome != c.outcome || !strings.Contains(r.Detail, c.says) {
