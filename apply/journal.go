@@ -135,8 +135,9 @@ type Journal interface {
 	// Begin moves a plan to applying and takes the lease of its jobs, all or none.
 	// It returns *HeldError, *OvertakenError, or the store's refusal of the plan's state.
 	Begin(ctx context.Context, b Beginning) (Lease, error)
-	// Renew prolongs the lease, or returns *LostError.
-	Renew(ctx context.Context, l Lease, now time.Time, length time.Duration) error
+	// Renew prolongs the lease, or returns *LostError. A lease's time is the journal's:
+	// appliers' clocks differ.
+	Renew(ctx context.Context, l Lease, length time.Duration) error
 	// Intend writes an intent under the lease, or returns *LostError.
 	Intend(ctx context.Context, l Lease, action, attempt int, i Intent, now time.Time) (id int64, err error)
 	// Confirm writes what came of an intent. It needs no lease: what happened has

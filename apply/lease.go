@@ -50,7 +50,7 @@ func (r *round) keep(beat context.Context, end context.CancelCauseFunc) error {
 		}
 		asked := time.Now()
 		ctx, cancel := context.WithTimeout(beat, every)
-		err := r.a.Journal.Renew(ctx, r.lease, r.a.Now(), r.a.LeaseFor)
+		err := r.a.Journal.Renew(ctx, r.lease, r.a.LeaseFor)
 		cancel()
 		switch {
 		case err == nil:
@@ -85,7 +85,7 @@ func (r *round) guard(ctx context.Context, send func() Result) Result {
 
 func (r *round) renew() error {
 	r.a.observe(BeforeRenew)
-	err := r.a.Journal.Renew(r.ctx, r.lease, r.a.Now(), r.a.LeaseFor)
+	err := r.a.Journal.Renew(r.ctx, r.lease, r.a.LeaseFor)
 	if err == nil {
 		r.a.observe(AfterRenew)
 	}

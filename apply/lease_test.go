@@ -20,7 +20,7 @@ type loses struct {
 	fails   atomic.Pointer[error]
 }
 
-func (j *loses) Renew(context.Context, apply.Lease, time.Time, time.Duration) error {
+func (j *loses) Renew(context.Context, apply.Lease, time.Duration) error {
 	j.renewed.Add(1)
 	if err := j.fails.Load(); err != nil {
 		return *err

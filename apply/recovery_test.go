@@ -22,7 +22,7 @@ func (m *memory) Begin(_ context.Context, b apply.Beginning) (apply.Lease, error
 	return apply.Lease{Plan: b.Plan, Holder: b.Holder}, nil
 }
 
-func (m *memory) Renew(context.Context, apply.Lease, time.Time, time.Duration) error { return nil }
+func (m *memory) Renew(context.Context, apply.Lease, time.Duration) error { return nil }
 
 func (m *memory) Intend(_ context.Context, _ apply.Lease, action, attempt int, i apply.Intent, now time.Time) (int64, error) {
 	for _, e := range m.entries {

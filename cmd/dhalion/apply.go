@@ -506,11 +506,11 @@ func (a *app) abort(ctx context.Context, st *store.Store, d *document, f applyFl
 	if f.as == "" {
 		f.as = a.person()
 	}
-	row, err := st.Abort(ctx, d.id, f.as, f.reason, a.now())
+	row, err := st.Abort(ctx, d.id, f.as, f.reason, "", a.now())
 	var held *apply.HeldError
 	if errors.As(err, &held) && dead(held.Holder) {
 		// Its applier is gone: nobody renews the lease.
-		row, err = st.Abort(ctx, d.id, f.as, f.reason, held.Until)
+		row, err = st.Abort(ctx, d.id, f.as, f.reason, held.Holder, a.now())
 	}
 	if err != nil {
 		return err

@@ -34,6 +34,12 @@ func beginning(p *PlanRow, holder string, now time.Time) apply.Beginning {
 	return apply.Beginning{Plan: p.ID, Jobs: []dhalion.JobID{p.Job}, Holder: holder, Now: now, Length: leaseFor}
 }
 
+// lapse lets all leases run out.
+func lapse(t testing.TB, url string) {
+	t.Helper()
+	exec(t, url, `UPDATE leases SET until = clock_timestamp() - interval '1 s' WHERE plan IS NOT NULL`)
+}
+
 func mustBegin(t testing.TB, s *Store, b apply.Beginning) apply.Lease {
 	t.Helper()
 	l, err := s.Begin(ctx, b)
@@ -65,7 +71,7 @@ func TestOf200AppliersOfOnePlanOneWinsAndTheRestAreToldWhoDid(t *testing.T) {
 			continue
 		}
 		var held *apply.HeldError
-		if !errors.As(err, &held) || held.Plan != p.ID || held.Holder != fmt.Sprintf("applier %d", winner) || !held.Until.Equal(noon.Add(leaseFor)) {
+		if !errors.As(err, &held) || held.Plan != p.ID || held.Holder != fmt.Sprintf("applier %d", winner) || held.Over {
 			t.Fatalf("applier %d: %v; applier %d won", i, err, winner)
 		}
 		if message := err.Error(); !strings.Contains(message, p.ID) || !strings.Contains(message, held.Holder) {
@@ -75,15 +81,19 @@ func TestOf200AppliersOfOnePlanOneWinsAndTheRestAreToldWhoDid(t *testing.T) {
 }
 
 func TestTwoPlansOfOneJobNeverOverlap(t *testing.T) {
-	s, _ := withJob(t)
+	s, url := withJob(t)
 	a, b := approved(t, s, `{"plan":"a"}`), approved(t, s, `{"plan":"b"}`)
 	lease := mustBegin(t, s, beginning(a, "one", noon))
 	var held *apply.HeldError
-	if _, err := s.Begin(ctx, beginning(b, "two", noon.Add(leaseFor-time.Second))); !errors.As(err, &held) || held.Plan != a.ID {
-		t.Fatalf("b began while a held the job: %v", err)
+	// An applier whose clock is far ahead is no less kept out.
+	for _, ahead := range []time.Duration{0, leaseFor, 50 * time.Minute} {
+		if _, err := s.Begin(ctx, beginning(b, "two", noon.Add(ahead))); !errors.As(err, &held) || held.Plan != a.ID || held.Over {
+			t.Fatalf("b began while a held the job: %v", err)
+		}
 	}
 	// Its time is over and it has not ended: what it began may be half done, so b stays
 	// out, however long that takes.
+	lapse(t, url)
 	now := noon.Add(leaseFor)
 	for _, late := range []time.Duration{0, 59 * time.Minute} {
 		_, err := s.Begin(ctx, beginning(b, "two", now.Add(late)))
@@ -92,12 +102,12 @@ func TestTwoPlansOfOneJobNeverOverlap(t *testing.T) {
 		}
 	}
 	// A person ends a: b takes the job, and a can write nothing more.
-	if _, err := s.Abort(ctx, a.ID, "ann", "its machine is gone", now); err != nil {
+	if _, err := s.Abort(ctx, a.ID, "ann", "its machine is gone", "", now); err != nil {
 		t.Fatal(err)
 	}
 	mustBegin(t, s, beginning(b, "two", now))
 	var lost *apply.LostError
-	if err := s.Renew(ctx, lease, now, leaseFor); !errors.As(err, &lost) || lost.By != b.ID {
+	if err := s.Renew(ctx, lease, leaseFor); !errors.As(err, &lost) || lost.By != b.ID {
 		t.Errorf("a renewed a lease that it lost: %v", err)
 	}
 	if _, err := s.Intend(ctx, lease, 0, 1, apply.Intent{ID: "x"}, now); !errors.As(err, &lost) {
@@ -266,7 +276,7 @@ func TestHowARunWasStartedIsKnownHoweverOftenItWasRescaledSince(t *testing.T) {
 }
 
 func TestAPlanIsResumedWhenItsLeaseIsOverOrItsHolderIsDead(t *testing.T) {
-	s, _ := withJob(t)
+	s, url := withJob(t)
 	p := approved(t, s, `{"resume":1}`)
 	before := mustBegin(t, s, beginning(p, "one", noon))
 	again := beginning(p, "two", noon.Add(time.Second))
@@ -285,12 +295,21 @@ func TestAPlanIsResumedWhenItsLeaseIsOverOrItsHolderIsDead(t *testing.T) {
 		t.Errorf("epoch %d follows %d", after.Epochs[p.Job], before.Epochs[p.Job])
 	}
 	var lost *apply.LostError
-	if err := s.Renew(ctx, before, again.Now, leaseFor); !errors.As(err, &lost) || lost.By != "" {
+	if err := s.Renew(ctx, before, leaseFor); !errors.As(err, &lost) || lost.By != "" {
 		t.Errorf("the first applier still holds the lease: %v", err)
 	}
 	if got := events(t, s, p.ID); got != "proposed:ann approved:bob applying resumed" {
 		t.Errorf("log: %s", got)
 	}
+	// The second one's time is over, and nobody knows whether it lives.
+	third := beginning(p, "three", noon.Add(-time.Hour))
+	third.Resume = true
+	if _, err := s.Begin(ctx, third); !errors.As(err, &held) || held.Holder != "two" {
+		t.Fatalf("a living applier was pushed aside: %v", err)
+	}
+	lapse(t, url)
+	mustBegin(t, s, third)
+	lapse(t, url)
 	// Without being asked to resume, a plan that is being applied is refused.
 	late := beginning(p, "three", noon.Add(time.Hour-time.Minute))
 	var state *StateError
@@ -328,23 +347,24 @@ func TestTheEndOfAnApplyNotesWhatCameOfEachAction(t *testing.T) {
 }
 
 func TestAPersonEndsAPlanThatNobodyApplies(t *testing.T) {
-	s, _ := withJob(t)
+	s, url := withJob(t)
 	p := approved(t, s, `{"abort":1}`)
 	var state *StateError
-	if _, err := s.Abort(ctx, p.ID, "ann", "no more", noon); !errors.As(err, &state) {
+	if _, err := s.Abort(ctx, p.ID, "ann", "no more", "", noon); !errors.As(err, &state) {
 		t.Errorf("a plan that was not begun was aborted: %v", err)
 	}
 	lease := mustBegin(t, s, beginning(p, "one", noon))
 	var held *apply.HeldError
-	if _, err := s.Abort(ctx, p.ID, "ann", "no more", noon.Add(time.Second)); !errors.As(err, &held) {
+	if _, err := s.Abort(ctx, p.ID, "ann", "no more", "somebody else", noon.Add(time.Hour)); !errors.As(err, &held) {
 		t.Errorf("a plan was aborted under its applier: %v", err)
 	}
-	row, err := s.Abort(ctx, p.ID, "ann", "no more", noon.Add(leaseFor))
+	lapse(t, url)
+	row, err := s.Abort(ctx, p.ID, "ann", "no more", "", noon)
 	if err != nil || row.State != dhalion.PlanAborted || row.Reason != "no more" {
 		t.Fatalf("plan %+v, %v", row, err)
 	}
 	var lost *apply.LostError
-	if err := s.Renew(ctx, lease, noon.Add(leaseFor), leaseFor); !errors.As(err, &lost) {
+	if err := s.Renew(ctx, lease, leaseFor); !errors.As(err, &lost) {
 		t.Errorf("the applier of an aborted plan goes on: %v", err)
 	}
 }
@@ -538,7 +558,7 @@ func TestAnAnswerThatDoesNotComeIsAskedForOrRepeatedOrLeftAlone(t *testing.T) {
 }
 
 func TestAnApplierThatLostItsLeaseStopsBeforeItsNextCall(t *testing.T) {
-	s, _ := withJob(t)
+	s, url := withJob(t)
 	p, other := approved(t, s, `{"lost":1}`), approved(t, s, `{"lost":2}`)
 	c := &double{fired: map[string]int{}}
 	now := noon
@@ -547,7 +567,8 @@ func TestAnApplierThatLostItsLeaseStopsBeforeItsNextCall(t *testing.T) {
 	applier.Observe = func(point apply.Point) {
 		if point == apply.AfterIntent { // it sleeps, and somebody else takes the job
 			now = now.Add(leaseFor)
-			if _, err := s.Abort(ctx, p.ID, "ann", "it does not answer", now); err != nil {
+			lapse(t, url)
+			if _, err := s.Abort(ctx, p.ID, "ann", "it does not answer", "", now); err != nil {
 				t.Fatal(err)
 			}
 			mustBegin(t, s, beginning(other, "other", now))

@@ -85,7 +85,7 @@ func saltFour(job dhalion.JobID) dhalion.Plan {
 // of 45 s under a lease of 30 s that nobody renews meanwhile: at 31 s a person ends
 // the plan and another one takes the job.
 func TestARestartThatLosesItsLeaseWhileTheSavepointIsWrittenStartsNoRun(t *testing.T) {
-	s, _ := withJob(t)
+	s, url := withJob(t)
 	p, other := approved(t, s, `{"lost":11}`), approved(t, s, `{"lost":12}`)
 	b := newBed(t, s)
 	b.Savepoint = 45 * time.Second
@@ -93,7 +93,8 @@ func TestARestartThatLosesItsLeaseWhileTheSavepointIsWrittenStartsNoRun(t *testi
 	b.each = func(at time.Time) {
 		if !taken && at.Sub(noon) > leaseFor+time.Second {
 			taken = true
-			if _, err := s.Abort(ctx, p.ID, "ann", "its machine does not answer", at); err != nil {
+			lapse(t, url)
+			if _, err := s.Abort(ctx, p.ID, "ann", "its machine does not answer", "", at); err != nil {
 				t.Error(err)
 			}
 			mustBegin(t, s, beginning(other, "another machine", at))
