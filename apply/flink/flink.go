@@ -664,7 +664,7 @@ func (a *Actuator) stop(ctx context.Context, c apply.Call, n note) (savepoint st
 		case answer.Status == 404:
 			// The trigger was forgotten, five minutes after its end or with the
 			// JobManager; the job's own history may still know the savepoint.
-			if place, err := a.lastSavepoint(ctx, n.Run); err == nil && place != n.Had && a.ended(ctx, n.Run) {
+			if place, err := a.lastSavepoint(ctx, n.Run); err == nil && place != "" && place != n.Had && a.ended(ctx, n.Run) {
 				return place, apply.Result{}
 			}
 			return "", apply.Result{Outcome: apply.Unsure, Detail: fmt.Sprintf("run %s is %s, and its savepoint is not known", n.Run, job.State)}
@@ -698,15 +698,23 @@ func (a *Actuator) ended(ctx context.Context, run string) bool {
 	return err == nil && job.State == flink.Finished
 }
 
-// lastSavepoint is where the newest savepoint of a run is; empty: it has none.
+// lastSavepoint is where the newest savepoint of a run is; empty: it has none. A job
+// without checkpointing has no history of them either, and answers 404.
 func (a *Actuator) lastSavepoint(ctx context.Context, run string) (string, error) {
-	history, err := ask[struct {
+	answer := a.Client.Get(ctx, "/jobs/"+run+"/checkpoints")
+	switch {
+	case answer.Status == 404:
+		return "", nil
+	case !answer.OK():
+		return "", refusal(answer)
+	}
+	history, err := flink.Decode[struct {
 		Latest struct {
 			Savepoint *struct {
 				Path string `json:"external_path"`
 			}
 		}
-	}](ctx, a.Client, "/jobs/"+run+"/checkpoints")
+	}](answer.Body)
 	if err != nil || history.Latest.Savepoint == nil {
 		return "", err
 	}

@@ -319,6 +319,19 @@ func TestARunThatSomebodyElseRescaledSinceIsNotStopped(t *testing.T) {
 	}
 }
 
+func TestAJobWithoutCheckpointingIsRestartedToo(t *testing.T) {
+	w := newWords(t)
+	w.SetFault(func(_, path string) (f flinktest.Fault) {
+		if strings.HasSuffix(path, "/checkpoints") {
+			f.Status = 404
+		}
+		return f
+	})
+	c := turnedTo("a-0", "--salt", "4")
+	w.done(c, w.prepared(c))
+	w.runs(map[string]int{"lines": 2, "count": 3}, "--salt", "4", "--batch=10")
+}
+
 func TestASavepointMayTakeLongerThanARescale(t *testing.T) {
 	w := newWords(t)
 	if rescale, restart := w.hand.Within(rescaled("a-0", 5)), w.hand.Within(turnedTo("a-1", "--salt", "4")); rescale != 0 || restart < 10*time.Minute {
