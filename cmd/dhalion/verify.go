@@ -102,7 +102,11 @@ func (a *app) judged(ctx context.Context, st *store.Store, engine *liveEngine, d
 
 // keepVerdict stores what a plan came to and what that teaches.
 func (a *app) keepVerdict(ctx context.Context, st *store.Store, d *document, v apply.Verdict, settled time.Time) error {
+	a.at(apply.BeforeJudge)
 	_, err := st.Judge(ctx, d.id, v.State, v.Why, v.Outcomes, apply.Incidents(d.plan, d.id, v, settled), a.now())
+	if err == nil {
+		a.at(apply.AfterJudge)
+	}
 	return err
 }
 
