@@ -24,7 +24,8 @@ var asOf = time.Date(2025, 11, 3, 14, 2, 10, 0, time.UTC)
 
 func defaults() settings {
 	return settings{name: "default", target: 0.8, actAbove: 0.5, price: 0.1, catchUp: 10 * time.Minute, restart: 30 * time.Second,
-		validFor: time.Hour, patience: 2 * time.Minute}
+		validFor: time.Hour, patience: 2 * time.Minute,
+		memory: memory{prior: 0.75, strength: 4, halfLife: 720 * time.Hour, elsewhere: 0.2, floor: 0.1, blacklist: 0.5}}
 }
 
 func at(component string) dhalion.Target { return dhalion.ComponentTarget(job, component) }
