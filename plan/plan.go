@@ -60,6 +60,9 @@ type Input struct {
 	Neighbours []Neighbour
 	// Arguments are those with which the present run was started; nil: not known.
 	Arguments []string
+	// Changes are those of the job's parallelism, in order of time, with who made them;
+	// those of the last hour are looked at.
+	Changes []dhalion.Change
 	// Outcomes are what came of actions before, in any order; those that Remembered
 	// leaves out are passed over.
 	Outcomes []dhalion.Outcome
@@ -132,6 +135,7 @@ func makePlan(in Input, set settings, resolvers []Resolver) (dhalion.Plan, error
 		return dhalion.Plan{}, fmt.Errorf("plan: make plan of %s: %w", in.Job, err)
 	}
 	chosen, alternatives := s.choose(resolvers)
+	chosen = append(chosen, s.meddled()...)
 	p := dhalion.Plan{
 		Version:         planfile.Version,
 		Job:             in.Job,
@@ -166,6 +170,7 @@ type Situation struct {
 	neighbours []Neighbour
 	arguments  []string
 	past       *past
+	changes    []dhalion.Change
 	sizes      []size // in order of flow; non-sources, by the autoscaler's method all
 	sources    []ComponentLoad
 	feasible   float64 // share of the offered load that can be kept up with, at most 1
@@ -181,7 +186,7 @@ func newSituation(in Input, set settings) (*Situation, error) {
 		return nil, err
 	}
 	s := &Situation{Job: in.Job, AsOf: in.AsOf, Topology: in.Topology, set: set, neighbours: in.Neighbours, arguments: in.Arguments,
-		past: newPast(in.Outcomes, set.memory, in.Job, in.AsOf)}
+		changes: in.Changes, past: newPast(in.Outcomes, set.memory, in.Job, in.AsOf)}
 	s.Topology.Components = slices.Clone(in.Topology.Components)
 	s.Topology.Edges = slices.Clone(in.Topology.Edges)
 	s.Topology.Placement = slices.Clone(in.Topology.Placement)

@@ -374,6 +374,9 @@ func actionLines(a dhalion.Action, said map[string]bool) [][2]string {
 	reason := strings.Join(why, "; ") + " (" + bind(Percent(a.Probability)) + " sure)"
 	if len(a.Because) == 0 {
 		reason = "the policy's method of sizing asks for it; no cause is claimed"
+		if a.Kind == dhalion.Alert {
+			reason = "it was seen; no cause is claimed"
+		}
 	}
 	lines = append(lines, [2]string{"why", reason})
 	key := "before"
