@@ -131,6 +131,9 @@ func (a *app) makePlan(ctx context.Context, st *store.Store, e *evaluation) (dha
 	if err := neighbours(ctx, st, &in, e.at); err != nil {
 		return dhalion.Plan{}, err
 	}
+	if in.Changes, err = noteChanges(ctx, st, e.job, e.at); err != nil {
+		return dhalion.Plan{}, err
+	}
 	scalerRates(&in, e)
 	if !snap.HasTopology {
 		in.Warnings = append(in.Warnings, dhalion.Warning{Code: "W-no-topology", Message: "nothing is known of the job's graph: sizes and what stands upstream cannot be judged; give ingest a --topology"})
