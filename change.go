@@ -39,8 +39,9 @@ type Change struct {
 //     asked for, after the engine had gone below it: lost slots that came back;
 //   - else an operator's: foreign.
 //
-// A topology that is the first that an adapter saw, in the middle of a history, is
-// told apart only where the engine cannot have made it: upwards of what was asked for.
+// Of a topology that is the first that an adapter saw, in the middle of a history, it is
+// not known whether anything failed before. Fewer instances are left open there, unless
+// all workers from before still have some: then no slots were lost with a worker.
 func Attribute(topologies []Topology, deeds []Deed) (by []ChangeBy, changes []Change) {
 	deeds = slices.Clone(deeds)
 	slices.SortFunc(deeds, func(a, b Deed) int {
@@ -77,7 +78,7 @@ func Attribute(topologies []Topology, deeds []Deed) (by []ChangeBy, changes []Ch
 			case t.By == ChangeEngine || t.By == ChangeDhalion:
 			case x.From < x.To && x.To <= asked[c.Name]:
 				x.By = ChangeEngine
-			case t.By == ChangeFirst && x.To < x.From:
+			case t.By == ChangeFirst && x.To < x.From && !keepsWorkers(before, t):
 			default:
 				x.By = ChangeOperator
 				asked[c.Name] = x.To
@@ -97,6 +98,16 @@ func Attribute(topologies []Topology, deeds []Deed) (by []ChangeBy, changes []Ch
 		}
 	}
 	return by, changes
+}
+
+// keepsWorkers reports whether every worker of the first topology has an instance in
+// the second; false where places are not known.
+func keepsWorkers(before, t Topology) bool {
+	has := map[string]bool{}
+	for _, p := range t.Placement {
+		has[p.Worker] = true
+	}
+	return len(before.Placement) > 0 && !slices.ContainsFunc(before.Placement, func(p Placement) bool { return !has[p.Worker] })
 }
 
 // maker is who made a topology: an operator who made a part of it is named.

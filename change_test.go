@@ -95,6 +95,21 @@ func TestWhatTheEngineDoesAfterLosingSlotsIsNotForeign(t *testing.T) {
 			t.Errorf("%s: %s, want %s", c.name, told(changes), c.want)
 		}
 	}
+	// Nobody looked meanwhile: without a worker that is gone nothing was lost.
+	on := func(t Topology, workers ...string) Topology {
+		for i, w := range workers {
+			t.Placement = append(t.Placement, Placement{Component: "counter", Instance: i, Worker: w})
+		}
+		return t
+	}
+	for want, after := range map[string]Topology{
+		"counter 8→4 operator": on(shaped(10, ChangeFirst, 4, 3), "tm-2", "tm-1"),
+		"counter 8→4 first":    on(shaped(10, ChangeFirst, 4, 3), "tm-1", "tm-3"),
+	} {
+		if _, changes := Attribute([]Topology{on(first, "tm-1", "tm-2"), after}, nil); told(changes) != want {
+			t.Errorf("on %v: %s, want %s", after.Placement, told(changes), want)
+		}
+	}
 	// After our own rescale it is what we asked for.
 	_, changes := Attribute([]Topology{first, shaped(10, ChangeOperator, 12, 3), shaped(15, ChangeEngine, 6, 3), shaped(20, ChangeOperator, 12, 3)}, []Deed{deed("counter", 12, 9, 11)})
 	if got := told(changes); got != "counter 8→12 dhalion, counter 12→6 engine, counter 6→12 engine" {
