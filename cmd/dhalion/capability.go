@@ -87,7 +87,6 @@ type jobAnswers struct {
 	fixed        string             // why the engine will never give or take any; empty: it may
 	interval     flink.Number
 	unset        bool      // Flink says that there are no checkpoints
-	job          []string  // names of the job's metrics
 	asked        time.Time // when detail was asked for, by our clock
 	answered     time.Time
 	metrics      map[string][]string // names by vertex, each with its subtask: 0.numRecordsIn
@@ -445,9 +444,6 @@ func (job *capability) assessMetrics(j jobAnswers, f *findings) {
 		f.add(levelWarning, about, "ask again when it runs; the JobManager gets metrics from the TaskManagers by metrics.internal.query-service.port",
 			"there are no metrics of %s", joined(none))
 	}
-	if len(j.job) > 0 && !slices.ContainsFunc(j.job, func(name string) bool { return strings.HasPrefix(name, "latency.") }) {
-		job.unknown(dhalion.Latency, nil, "it is estimated from lag and queues; metrics.latency.interval has Flink measure it, at a cost")
-	}
 }
 
 func (job *capability) unknown(m dhalion.Metric, components []string, advice string) {
@@ -601,15 +597,12 @@ func (p prober) metrics(ctx context.Context, c *clusterAnswers) bool {
 	for i := range c.jobs {
 		j := &c.jobs[i]
 		base := "/jobs/" + pathPart(j.detail.ID)
-		runs := 0.0
 		for _, v := range j.detail.Vertices {
 			n, _ := v.Tasks.Of(flink.Running)
-			runs += n
 			if names := fill(j.metrics[v.ID], base+"/vertices/"+pathPart(v.ID)+"/metrics", n > 0); names != nil {
 				j.metrics[v.ID] = names
 			}
 		}
-		j.job = fill(j.job, base+"/metrics", runs > 0)
 	}
 	return done
 }

@@ -558,6 +558,28 @@ func TestTheLagOfAChainedSourceCountsAsWhatIsPutOutForIt(t *testing.T) {
 	}
 }
 
+func TestLatencyIsTheTimeThatARecordWaitsOnItsWay(t *testing.T) {
+	c := newCluster(t)
+	work := c.work
+	c.work = func(ms int) map[string]any {
+		m := work(ms)
+		m["read-bytes"], m["read-bytes-complete"] = ms*3/2+1000, true // 1,500 bytes/s
+		return m
+	}
+	const queue = "Shuffle.Netty.Input.Buffers.inputQueueSize"
+	c.gauges = []string{"0.Source__a.pendingRecords=200", "0." + queue + "=2000", "1." + queue + "=4000"}
+	c.poll(0)
+	c.poll(5)
+	c.gauges = c.gauges[:2] // of the second sink nothing is known
+	c.poll(10)
+	c.gauges = []string{"0.Source__a.pendingRecords=0", "0." + queue + "=0", "1." + queue + "=0"}
+	c.poll(15)
+	// 200 records at 100/s, then 6,000 bytes at 3,000/s: 4 s.
+	if got := values(c.results(), dhalion.JobTarget("file/job"), dhalion.Latency); !same64(got, []float64{math.NaN(), 4, math.NaN(), 0}) {
+		t.Errorf("latency %v", got)
+	}
+}
+
 func TestCheckpointsThatFailInARowAreCounted(t *testing.T) {
 	c := newCluster(t)
 	c.poll(0)

@@ -55,6 +55,7 @@ var unknownShares = shares{math.NaN(), math.NaN(), math.NaN()}
 func (e *evaluation) giveInstances() {
 	r := e.job.run
 	all := map[string]*reading{}
+	e.queues = map[string]queued{}
 	waiting := map[string]map[int]float64{} // backpressured, by vertex and subtask
 	for _, vid := range r.graph.order {
 		v, ok := e.poll.vertices[vertexKey{r.id, vid}]
@@ -78,8 +79,12 @@ func (e *evaluation) giveInstances() {
 				// Flink answers from a cache. What it says a second time is not news, and
 				// the next difference is to what it said the first time.
 				r.seen[vid][i], waiting[vid][i] = old, math.NaN()
+				e.queues[vid] = queued{math.NaN(), math.NaN()}
 			case e.deployed:
-				waiting[vid][i] = e.giveInstance(vid, i, now, old)
+				var q queued
+				waiting[vid][i], q = e.giveInstance(vid, i, now, old)
+				sum := e.queues[vid]
+				e.queues[vid] = queued{sum.amount + q.amount, sum.rate + q.rate}
 				fallthrough
 			default:
 				r.seen[vid][i] = now
@@ -90,16 +95,71 @@ func (e *evaluation) giveInstances() {
 		for _, vid := range r.graph.order {
 			e.giveCaused(vid, all[vid], waiting)
 		}
+		e.giveLatency()
 	}
 }
 
+// queued is what waits in front of subtasks and how much of it they take in a second:
+// bytes, or records at a source; NaN unknown.
+type queued struct{ amount, rate float64 }
+
+// wait is how long the last in the queue waits (Little, 1961): 3,000 queued bytes of
+// which 1,500 are taken in a second wait 2 s. Where something waits and nothing is
+// taken it is unknown.
+func (q queued) wait() float64 {
+	switch {
+	case q.amount == 0 && q.rate >= 0:
+		return 0
+	case q.rate > 0:
+		return q.amount / q.rate
+	}
+	return math.NaN()
+}
+
+// giveLatency estimates how long a record takes from its arrival to a sink: lag over
+// consumption at the source, then queued over taken at each component, along the path
+// that takes longest. What a record takes while it is worked on is left out. A path
+// with an unknown part is unknown, and so is the job.
+func (e *evaluation) giveLatency() {
+	g := e.job.run.graph
+	if !g.known {
+		return
+	}
+	until := map[string]float64{}
+	var at func(vid string) float64
+	at = func(vid string) float64 {
+		if v, ok := until[vid]; ok {
+			return v
+		}
+		until[vid] = math.NaN() // for a cycle, which has no longest path
+		above := 0.0
+		for _, up := range g.up[vid] {
+			above = math.Max(above, at(up)) // NaN stays
+		}
+		q, ok := e.queues[vid]
+		if !ok {
+			return math.NaN()
+		}
+		until[vid] = above + q.wait()
+		return until[vid]
+	}
+	longest := 0.0
+	for _, vid := range g.order {
+		if !g.down[vid] {
+			longest = math.Max(longest, at(vid))
+		}
+	}
+	e.emit(dhalion.JobTarget(e.job.id), "", dhalion.Latency, longest)
+}
+
 // giveInstance gives one subtask's metrics and returns its backpressured
-// fraction, NaN unknown.
-func (e *evaluation) giveInstance(vid string, index int, now, before *reading) float64 {
+// fraction, NaN unknown, and what waits in front of it.
+func (e *evaluation) giveInstance(vid string, index int, now, before *reading) (float64, queued) {
 	r := e.job.run
+	unknown := queued{math.NaN(), math.NaN()}
 	s := now.subtasks[index]
 	if s.Status != flink.Running {
-		return math.NaN()
+		return math.NaN(), unknown
 	}
 	worker := workerName(s.Worker())
 	target := dhalion.InstanceTarget(e.job.id, r.graph.name[vid], index)
@@ -122,12 +182,12 @@ func (e *evaluation) giveInstance(vid string, index int, now, before *reading) f
 		emit(dhalion.Lag, g.pending.Float())
 	}
 	if before == nil || !before.deployed {
-		return math.NaN()
+		return math.NaN(), unknown
 	}
 	old, ok := before.subtasks[index]
 	seconds := now.seconds(before)
 	if !ok || !oneAttempt(old, s) || !(seconds > 0) {
-		return math.NaN()
+		return math.NaN(), unknown
 	}
 	oldGauge := before.gauges[index]
 	if oldGauge == nil {
@@ -173,13 +233,20 @@ func (e *evaluation) giveInstance(vid string, index int, now, before *reading) f
 		}
 		emit(dhalion.OfferedRecords, math.Max(0, out/seconds+growth*fan))
 	}
-	return share.backpressured
+	q := unknown
+	switch {
+	case hasInput && s.Metrics.ReadBytesComplete && old.Metrics.ReadBytesComplete:
+		q = queued{atLeast0(g.queueSize), (s.Metrics.ReadBytes.Float() - old.Metrics.ReadBytes.Float()) / seconds}
+	case !hasInput && g.hasPending:
+		q = queued{g.pending.Float(), out / seconds / fan}
+	}
+	return share.backpressured, q
 }
 
 // takenBy is how many records a chained source has read since before, by its
-// operator's own counter, NaN unknown; and how many the subtask puts out for each: at
-// first, since a moment with nothing read says nothing, since the attempt began.
-// Where the operator was not asked, one.
+// operator's own counter, NaN unknown; and how many the subtask puts out for each: since
+// before or, where hardly any was read since, as when it is held up, since its attempt
+// began. Where the operator was not asked, one.
 func takenBy(g, before *gauge, s flink.Subtask, out float64) (taken, fan float64) {
 	taken, fan = g.taken.Float()-before.taken.Float(), 1
 	if taken < 0 {

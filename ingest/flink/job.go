@@ -117,7 +117,8 @@ type evaluation struct {
 	poll     *poll
 	job      *job
 	result   *Result
-	slots    []dhalion.Slots // of all workers, as last told
+	slots    []dhalion.Slots   // of all workers, as last told
+	queues   map[string]queued // by vertex, of all its subtasks
 	detail   flink.Job
 	hasRun   bool          // whether /jobs/:id was answered
 	now      time.Time     // when it was, by Flink's clock

@@ -33,6 +33,7 @@ func Mapping() []MetricMapping {
 		{dhalion.CheckpointInterval, dhalion.KindJob, "/jobs/:id/checkpoints/config: interval; else " + ckpt + "history", true, "where the config was never asked for, the median difference of trigger times"},
 		{dhalion.CheckpointSeconds, dhalion.KindJob, ckpt + "latest.completed.end_to_end_duration", false, ""},
 		{dhalion.CheckpointsCompleted, dhalion.KindJob, ckpt + "counts.completed", false, ""},
+		{dhalion.Latency, dhalion.KindJob, gauges + "OPERATOR.pendingRecords, inputQueueSize; " + subtasks + "read-bytes", true, "lag over consumption at a source and queued over taken bytes at each component, along the path that takes longest; unknown where a part is"},
 		{dhalion.Restarts, dhalion.KindJob, "/jobs/:id: state, timestamps.RUNNING; subtasks' attempt, start-time; /jobs/:id/exceptions", true, "outages since the first poll; a rescale or a new run is none; less than 10 s apart are one"},
 		{dhalion.Running, dhalion.KindJob, "/jobs/overview: tasks", false, "share of the subtasks that run, finished ones left out"},
 		{dhalion.BackpressureCaused, dhalion.KindComponent, subtasks + "accumulated-*-time", true, "mean backpressure of the direct upstream instances, if the component's own is below .1 and some upstream component's is above; else 0"},

@@ -225,6 +225,8 @@ func (s Subtask) Worker() string {
 type IOMetrics struct {
 	ReadRecords          Number `json:"read-records"`
 	ReadRecordsComplete  bool   `json:"read-records-complete"`
+	ReadBytes            Number `json:"read-bytes"`
+	ReadBytesComplete    bool   `json:"read-bytes-complete"`
 	WriteRecords         Number `json:"write-records"`
 	WriteRecordsComplete bool   `json:"write-records-complete"`
 	Busy                 Number `json:"accumulated-busy-time"`
