@@ -85,10 +85,10 @@ score: build ## diagnose the labelled recordings in RECORDINGS (default: the bun
 # Compiled once, so that changes to the source do not meet a recording of two hours.
 lab: build lab-schedule ## record what is missing of the labelled corpus on real Flink clusters, LANES (3) at a time (2 h for all of it)
 	$(GO) build -o $(LAB)/labrun ./lab/run
-	$(LAB)/labrun record --scenarios $(LAB)/schedule --out $(LAB) --corpus lab/corpus --binary $(BIN) --cache $(CACHE) --lanes $(LANES)
+	$(LAB)/labrun record --scenarios $(LAB)/schedule-$(SEED) --out $(LAB) --corpus lab/corpus --binary $(BIN) --cache $(CACHE) --lanes $(LANES)
 
 lab-schedule: ## draw the corpus's schedule from SEED (1), unless there is one
-	@[ -d $(LAB)/schedule ] || $(GO) run ./lab/run schedule --seed $(SEED) --out $(LAB)/schedule
+	@[ -d $(LAB)/schedule-$(SEED) ] || $(GO) run ./lab/run schedule --seed $(SEED) --out $(LAB)/schedule-$(SEED)
 
 clean: ## remove what was built; the module cache stays
 	rm -rf bin dist $(CACHE)

@@ -277,11 +277,14 @@ func counts(labels, runs [][]string, size int64) string {
 	type incident struct{ causes, shape, magnitude, split string }
 	byID := map[string]*incident{}
 	var order []string
-	doubted := 0
+	doubted, unchecked := 0, 0
 	for _, l := range labels {
 		cause, id := l[2], l[13]
-		if strings.Contains(l[8], "verified=no") {
+		switch {
+		case strings.Contains(l[8], "verified=no"):
 			doubted++
+		case strings.Contains(l[8], "verified=unchecked"):
+			unchecked++
 		}
 		if cause == "none" {
 			continue
@@ -325,7 +328,7 @@ func counts(labels, runs [][]string, size int64) string {
 			faultless += v
 		}
 	}
-	fmt.Fprintf(&out, "%d runs, %d incidents, %.0f min of job time without a fault, %d rows whose check failed, %.1f MB.\n\n", len(runs), len(order), faultless/60, doubted, float64(size)/1e6)
+	fmt.Fprintf(&out, "%d runs, %d incidents, %.0f min of job time without a fault, %d rows whose check failed, %d that nothing checks, %.1f MB.\n\n", len(runs), len(order), faultless/60, doubted, unchecked, float64(size)/1e6)
 	fmt.Fprintf(&out, "| causes | %s |\n|---|%s\n", strings.Join(columns, " | "), strings.Repeat("--:|", len(columns)))
 	row := func(name string, of map[string]int) {
 		fmt.Fprintf(&out, "| %s |", name)
