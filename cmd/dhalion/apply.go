@@ -67,8 +67,9 @@ func (a *app) applyCommand() *cobra.Command {
 		Long: `Carry out an approved plan. It is refused, in this order, when it was edited (5), has
 expired (6), is stale (3: the job's topology, the policy or the model is not the one it
 was made from, or it looks at more than 15 min ago), is not approved or not allowed now
-(4: mode observe, quiet hours, too many jobs or instances), or another plan holds a job
-that it touches (7). The job's engine must be in dhalion.yaml: a job that is known only
+(4: mode observe, quiet hours, too many jobs or instances, a job of which it is not known
+whether it is on the worker that the plan empties), or another plan holds a job that it
+touches (7). The job's engine must be in dhalion.yaml: a job that is known only
 from files has nothing to act on; apply says so and ends with 0.
 
 Every call is written to a journal before it is sent, under a lease that only one applier
@@ -237,11 +238,11 @@ func (a *app) present(ctx context.Context, st *store.Store, engine *liveEngine, 
 	if engine == nil {
 		return a.presentTopology(ctx, st, s.Plan.Job)
 	}
-	all, err := engine.topologies(ctx, a.now)
+	all, unseen, err := engine.topologies(ctx, a.now)
 	if err != nil {
 		return nil, err
 	}
-	s.Sharing = sharing(s.Plan, all)
+	s.Sharing, s.Unseen = sharing(s.Plan, all), unseen
 	topology, ok := all[s.Plan.Job]
 	if !ok {
 		return nil, fmt.Errorf("apply: %s does not run on engine %s, or is on its way up or down", s.Plan.Job, engine.engine)

@@ -152,7 +152,7 @@ func (b *bench) live() map[dhalion.JobID]dhalion.Topology {
 		b.t.Fatal(err)
 	}
 	defer engine.close()
-	all, err := engine.topologies(context.Background(), time.Now)
+	all, _, err := engine.topologies(context.Background(), time.Now)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -267,9 +267,14 @@ func (b *bench) state(id string) (state, why string) {
 // settled waits until the job runs with what it was told.
 func (b *bench) settled() {
 	b.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !b.cluster.Settled("orders"); {
+	b.rests("orders")
+}
+
+func (b *bench) rests(job string) {
+	b.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !b.cluster.Settled(job); {
 		if time.Now().After(deadline) {
-			b.t.Fatal("the job does not come to rest")
+			b.t.Fatalf("%s does not come to rest", job)
 		}
 	}
 }

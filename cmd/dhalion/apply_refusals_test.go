@@ -282,6 +282,11 @@ var refusals = []struct {
 	}), 0, exitStale, "it was marked as stale"},
 	{"a job on the worker that it does not list", relocating(two, "", false, nil), 0, exitStale, "prod/besides has instances on worker tm-2, too"},
 
+	{"a neighbour has more instances there than it says", relocating(two, "", true, func(b *bench) {
+		b.cluster.Rescale(b.cluster.Live("besides").Run, "lines", 8)
+		b.rests("besides")
+	}), 0, exitStale, "prod/besides has 2 of 8 instances on worker tm-2, and the plan speaks of 1 of 4"},
+
 	// Not approved.
 	{"nobody approved it", func(b *bench) []string {
 		id, _ := b.propose(b.draft(one6), "ann")
@@ -347,6 +352,27 @@ var refusals = []struct {
 		b.write(filepath.Join(b.dir, "besides.policy.yaml"), fmt.Sprintf("name: besides\nextends: default\nlimits: {quiet_hours: %q}\n", hoursNow()), 0o600)
 		return relocating(two, "  - {match: prod/besides, policy: besides.policy.yaml, mode: propose}\n", true, nil)(b)
 	}, 0, exitNotApproved, "within the quiet hours of prod/besides"},
+	{"a neighbour of which the engine answers nothing", relocating(two, "", false, func(b *bench) {
+		run := b.cluster.Live("besides").Run
+		b.cluster.SetFault(func(method, path string) (f flinktest.Fault) {
+			if strings.HasPrefix(path, "/jobs/"+run) {
+				f.Status = 500
+			}
+			return f
+		})
+	}), 0, exitNotApproved, "whether prod/besides has instances on worker tm-2 is not known"},
+	{"a neighbour of which one vertex is not answered", relocating(two, "", true, func(b *bench) {
+		run := b.cluster.Live("besides").Run
+		b.cluster.SetFault(func(method, path string) (f flinktest.Fault) {
+			if strings.HasPrefix(path, "/jobs/"+run+"/vertices/") {
+				f.Status = 500
+			}
+			return f
+		})
+	}), 0, exitNotApproved, "whether prod/besides has instances on worker tm-2 is not known"},
+	{"a neighbour that restarts", relocating(two, "", false, func(b *bench) {
+		b.cluster.SetState(b.cluster.Live("besides").Run, "RESTARTING")
+	}), 0, exitNotApproved, "whether prod/besides has instances on worker tm-2 is not known"},
 	{"too many jobs", relocating("limits: {max_jobs_touched: 1}\n", "", true, nil), 0, exitNotApproved, "it touches 2 jobs, and policy shop allows 1"},
 	{"too many instances", func(b *bench) []string {
 		b.ruled("limits: {max_instances_touched: 0.5}\n", "")

@@ -50,22 +50,36 @@ func (c *liveEngine) close() {
 	}
 }
 
-// topologies are those of the engine's jobs that run now, by one poll.
-func (c *liveEngine) topologies(ctx context.Context, now func() time.Time) (map[dhalion.JobID]dhalion.Topology, error) {
+// topologies are those of the engine's jobs that run now, by one poll. unseen are
+// the jobs that have not ended and of which it is not known where all their
+// instances are: their questions were not answered, or they are on their way up.
+func (c *liveEngine) topologies(ctx context.Context, now func() time.Time) (all map[dhalion.JobID]dhalion.Topology, unseen []dhalion.JobID, err error) {
 	poller := client.NewPoller(c.server, client.PollOptions{Every: 10 * time.Second, Now: now})
 	answers, err := poller.Poll(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("engine %s: %w", c.engine, err)
+		return nil, nil, fmt.Errorf("engine %s: %w", c.engine, err)
 	}
 	result, err := flink.NewAssembler(flink.Options{Engine: c.engine}).Poll(answers)
 	if err != nil {
-		return nil, fmt.Errorf("engine %s: %w", c.engine, err)
+		return nil, nil, fmt.Errorf("engine %s: %w", c.engine, err)
 	}
-	all := map[dhalion.JobID]dhalion.Topology{}
+	all = map[dhalion.JobID]dhalion.Topology{}
+	placed := map[string]bool{}
 	for _, t := range result.Topologies {
 		all[t.Job] = t.Topology
+		placed[t.Topology.Run] = len(t.Topology.Placement) == t.Topology.Instances()
 	}
-	return all, nil
+	overview, err := client.Decode[client.JobsOverview](answers[0].Body)
+	if err != nil {
+		return nil, nil, fmt.Errorf("engine %s: %w", c.engine, err)
+	}
+	for _, run := range overview.Jobs {
+		if !client.Terminal(run.State) && !placed[run.ID] {
+			unseen = append(unseen, dhalion.JobID(c.engine+"/"+client.Name(run.Name, client.First8(run.ID))))
+		}
+	}
+	slices.Sort(unseen)
+	return all, unseen, nil
 }
 
 // sharing are the jobs beside a plan's own on the workers from which it moves
@@ -73,16 +87,19 @@ func (c *liveEngine) topologies(ctx context.Context, now func() time.Time) (map[
 func sharing(p dhalion.Plan, all map[dhalion.JobID]dhalion.Topology) []apply.Sharing {
 	var found []apply.Sharing
 	for _, x := range p.Actions {
-		if x.Kind != dhalion.Relocate && x.Target.Kind != dhalion.KindWorker {
+		worker := apply.Leaves(x)
+		if worker == "" {
 			continue
 		}
-		worker := x.Target.Worker
-		if worker == "" {
-			worker = x.From.String()
-		}
 		for job, t := range all {
-			if job != p.Job && slices.ContainsFunc(t.Placement, func(at dhalion.Placement) bool { return at.Worker == worker }) {
-				found = append(found, apply.Sharing{Job: job, Worker: worker})
+			s := apply.Sharing{Job: job, Worker: worker, Of: t.Instances()}
+			for _, at := range t.Placement {
+				if at.Worker == worker {
+					s.Instances++
+				}
+			}
+			if job != p.Job && s.Instances > 0 {
+				found = append(found, s)
 			}
 		}
 	}
@@ -154,11 +171,7 @@ func (a *app) hand(ctx context.Context, st *store.Store, c *liveEngine, job dhal
 			does := &hook.Actuator{Name: name, Argv: h.Argv, Timeout: h.Timeout}
 			if x.Kind == dhalion.Relocate {
 				does.Settled = func(ctx context.Context, x dhalion.Action) (apply.Standing, string) {
-					worker := x.Target.Worker
-					if worker == "" {
-						worker = x.From.String()
-					}
-					return engine.Moved(ctx, worker)
+					return engine.Moved(ctx, apply.Leaves(x))
 				}
 			}
 			return does, nil
