@@ -153,7 +153,7 @@ func (a *Applier) Apply(ctx context.Context, id string, p dhalion.Plan, resume b
 		return Report{}, err
 	}
 	a.observe(AfterBegin)
-	r := &round{a: a, ctx: ctx, id: id, plan: p, lease: lease, outcomes: a.begun(id, p)}
+	r := &round{a: a, ctx: ctx, id: id, plan: p, lease: lease, outcomes: notBegun(id, p, a.Now())}
 	state, why, err := r.steps()
 	if err != nil {
 		return Report{}, err
@@ -189,19 +189,6 @@ func (a *Applier) say(format string, args ...any) {
 	if a.Say != nil {
 		a.Say(format, args...)
 	}
-}
-
-// begun are the outcomes before anything was done.
-func (a *Applier) begun(id string, p dhalion.Plan) []dhalion.Outcome {
-	outcomes := make([]dhalion.Outcome, len(p.Actions))
-	for i, x := range p.Actions {
-		o := dhalion.Outcome{Plan: id, Action: i, Job: p.Job, Kind: x.Kind, Target: x.Target, Applied: "refused", At: a.Now(), Detail: "not begun"}
-		if len(x.Because) > 0 {
-			o.Cause = x.Because[0].Cause
-		}
-		outcomes[i] = o
-	}
-	return outcomes
 }
 
 // round is one Apply.

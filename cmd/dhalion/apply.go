@@ -435,7 +435,9 @@ func (a *app) carryOut(ctx context.Context, st *store.Store, engine *liveEngine,
 		done.Hint = fmt.Sprintf("see what happened: %s; go on: %s", command("log", d.id), command("apply", d.id, "--resume"))
 		return done, nil
 	default:
-		return done, nil
+		entries, err := st.Entries(ctx, d.id)
+		done.Hint = a.undoHint(d, report.Outcomes, entries)
+		return done, err
 	}
 	if f.noWait {
 		done.Hint = "judge it when its time is over: " + command("outcomes", "--judge")
@@ -493,16 +495,33 @@ func (a *app) abort(ctx context.Context, st *store.Store, d *document, f applyFl
 	if f.as == "" {
 		f.as = a.person()
 	}
-	row, err := st.Abort(ctx, d.id, f.as, f.reason, a.now())
+	entries, err := st.Entries(ctx, d.id)
+	if err != nil {
+		return err
+	}
+	outcomes := apply.Outcomes(d.id, d.plan, entries, a.now())
+	row, err := st.Abort(ctx, d.id, f.as, f.reason, outcomes, a.now())
 	var held *apply.HeldError
 	if errors.As(err, &held) && dead(held.Holder) {
 		// Its applier is gone: nobody renews the lease.
-		row, err = st.Abort(ctx, d.id, f.as, f.reason, held.Until)
+		row, err = st.Abort(ctx, d.id, f.as, f.reason, outcomes, held.Until)
 	}
 	if err != nil {
 		return err
 	}
-	return a.tellApplied(&applied{Plan: row.ID, Job: row.Job, Result: "aborted", State: row.State, Reason: row.Reason, Steps: []apply.Step{}, Outcomes: []dhalion.Outcome{}})
+	return a.tellApplied(&applied{Plan: row.ID, Job: row.Job, Result: "aborted", State: row.State, Reason: row.Reason,
+		Hint: a.undoHint(d, outcomes, entries), Steps: []apply.Step{}, Outcomes: list(outcomes)})
+}
+
+// undoHint says how what was done of a plan that did not come to its end is undone;
+// empty: nothing was.
+func (a *app) undoHint(d *document, outcomes []dhalion.Outcome, entries []apply.Entry) string {
+	for _, o := range outcomes {
+		if mayBeInEffect(d.plan, outcomes, entries, o.Action) && d.plan.Actions[o.Action].Reverse != nil {
+			return "undo what was done: " + command("rollback", d.id)
+		}
+	}
+	return ""
 }
 
 // tellApplied says what an apply came to.

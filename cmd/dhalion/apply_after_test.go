@@ -3,14 +3,17 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/apply"
+	"github.com/dhalion-go/dhalion/internal/engine/flink/flinktest"
 )
 
 func TestAPersonDecidesWhatBecomesOfAHookThatWasBegun(t *testing.T) {
@@ -144,5 +147,92 @@ func TestAPlanThatIsNotMetIsUndoneWhereItsPolicySaysSo(t *testing.T) {
 	}
 	if n := b.db.text(`SELECT count(*)::text FROM incidents WHERE certainty <= 0.7`)[0]; n == "0" {
 		t.Error("nothing was learned from it")
+	}
+}
+
+// refusing has the cluster say no to requests of a kind.
+func (b *bench) refusing(method, suffix string) {
+	b.cluster.SetFault(func(m, path string) (f flinktest.Fault) {
+		if m == method && strings.HasSuffix(path, suffix) {
+			f.Status = http.StatusBadRequest
+		}
+		return f
+	})
+}
+
+// undone proposes and applies what undoes a plan, from what the job is now.
+func (b *bench) undone(id string) {
+	b.t.Helper()
+	b.settled()
+	b.ingest()
+	undo := filepath.Join(b.dir, "undo.json")
+	b.run("rollback", id, "--out", undo)
+	b.run("approve", undo, "--as", "bob")
+	b.run("apply", undo, "--no-wait")
+	b.settled()
+}
+
+func TestWhatAFailedPlanDidIsRolledBack(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "partly"))
+	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action {
+		return []dhalion.Action{rescale(t, "count", 6), knob(t, "--salt", "1", "4"), rescale(t, "parse", 5)}
+	}))
+	b.refusing("POST", "/stop")
+	said, code := b.try(time.Now, "apply", id, "--no-wait")
+	if code != exitFailure || !strings.Contains(said, "dhalion rollback "+id) {
+		t.Fatalf("it ended with %d: %s", code, said)
+	}
+	if state, why := b.state(id); state != "failed" {
+		t.Fatalf("it is %s: %s", state, why)
+	}
+	b.undone(id)
+	if err := wants(map[string]int{"lines": 2, "parse": 3, "count": 4, "store": 2}, "--salt", "1", "--fast")(b.cluster.Live("orders")); err != nil {
+		t.Error(err)
+	}
+	// parse was never touched, so what undoes the plan does not touch it.
+	if n := len(b.cluster.Effects()); n != 2 {
+		t.Errorf("%d effects: %+v", n, b.cluster.Effects())
+	}
+	undo := b.db.text(`SELECT jsonb_array_length(body::jsonb -> 'actions')::text FROM plans WHERE reverses = $1`, id)
+	if strings.Join(undo, ",") != "1" {
+		t.Errorf("it is undone by %v actions", undo)
+	}
+}
+
+func TestWhatAnAbortedPlanDidIsNotedAndRolledBack(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "ended"))
+	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action {
+		return []dhalion.Action{rescale(t, "count", 6), knob(t, "--salt", "1", "4")}
+	}))
+	if !endedByKill(t, b.applying(id, "DHALION_CRASH_AT="+string(apply.BeforeAct)+":2")) {
+		t.Fatal("it was not killed")
+	}
+	said := b.run("apply", id, "--abort", "--reason", "looked at it")
+	if !strings.Contains(said, "dhalion rollback "+id) {
+		t.Errorf("it does not say how what was done is undone: %s", said)
+	}
+	noted := b.db.text(`SELECT kind || ' ' || applied FROM outcomes WHERE plan = $1 ORDER BY action`, id)
+	if strings.Join(noted, ", ") != "set_parallelism applied, set_knob failed" {
+		t.Errorf("it came to %q", noted)
+	}
+	b.settled()
+	b.ingest()
+	if said := b.run("rollback", id, "-o", "json"); !strings.Contains(said, `"to": 4`) {
+		t.Errorf("count is not set back: %s", said)
+	}
+}
+
+func TestOfAPlanThatDidNothingThereIsNothingToRollBack(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "undone"))
+	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action {
+		return []dhalion.Action{knob(t, "--salt", "1", "4"), rescale(t, "count", 6)}
+	}))
+	b.refusing("POST", "/stop")
+	if said, code := b.try(time.Now, "apply", id, "--no-wait"); code != exitFailure || strings.Contains(said, "rollback") {
+		t.Fatalf("it ended with %d: %s", code, said)
+	}
+	said, code := b.try(time.Now, "rollback", id)
+	if code != exitFailure || !strings.Contains(said, "plan "+id+" is failed, and nothing of it was done") || strings.Contains(said, "discard") {
+		t.Errorf("rollback ended with %d: %s", code, said)
 	}
 }

@@ -121,7 +121,7 @@ func ends(to dhalion.PlanState) func(b *bench) []string {
 				first = dhalion.PlanApplied
 			}
 			if to == dhalion.PlanAborted {
-				_, err := st.Abort(ctx, plan, "ann", "enough", time.Now().Add(time.Hour))
+				_, err := st.Abort(ctx, plan, "ann", "enough", nil, time.Now().Add(time.Hour))
 				return err
 			}
 			if err := st.End(ctx, lease, first, "as the test has it", nil, time.Now()); err != nil || first == to {

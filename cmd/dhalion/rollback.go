@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/apply"
 	"github.com/dhalion-go/dhalion/internal/store"
 	"github.com/dhalion-go/dhalion/plan/planfile"
 )
@@ -19,7 +20,8 @@ func (a *app) rollbackCommand() *cobra.Command {
 		Use:   "rollback PLAN",
 		Short: "Propose a plan that undoes an applied one",
 		Long: `Propose a plan that undoes an applied one, its actions in the opposite order. It is a
-plan like any other: it waits for approve, and apply carries it out.`,
+plan like any other: it waits for approve, and apply carries it out. Of a plan that failed
+or was ended in the middle it undoes what was done, or may have been.`,
 		Example:           "  dhalion rollback 10701d65f69c --out undo.plan.json",
 		Args:              one("PLAN"),
 		ValidArgsFunction: a.completePlan(),
@@ -58,7 +60,7 @@ plan like any other: it waits for approve, and apply carries it out.`,
 
 // rollback proposes the plan that undoes a plan.
 func (a *app) rollback(ctx context.Context, st *store.Store, d *document, f judgeFlags, as string) (*document, error) {
-	undo, err := reversals(d)
+	done, err := whatWasDone(ctx, st, d)
 	if err != nil {
 		return nil, err
 	}
@@ -70,28 +72,68 @@ func (a *app) rollback(ctx context.Context, st *store.Store, d *document, f judg
 	if err != nil {
 		return nil, err
 	}
+	undo := reversals(d, done)
+	if len(undo) == 0 {
+		return nil, fmt.Errorf("rollback: nothing to roll back: no action of plan %s can be undone", d.id)
+	}
 	p.Reverses, p.Actions, p.Alternatives = d.id, undo, nil
 	p.Sizing = resized(p)
 	p.Warnings = append(p.Warnings, dhalion.Warning{Code: "W-rollback", Message: "this undoes plan " + d.id + "; whether what it answered to has gone is not weighed"})
 	return a.propose(ctx, st, p, e.flags, as)
 }
 
-// reversals are the actions that undo a plan's.
-func reversals(d *document) ([]dhalion.Action, error) {
+// whatWasDone tells of which of a plan's actions it is not known that they have no
+// effect; the error says that none has, or that the plan goes on.
+func whatWasDone(ctx context.Context, st *store.Store, d *document) (done func(action int) bool, err error) {
 	if d.row == nil {
 		return nil, fmt.Errorf("rollback: nothing to roll back: this database has never seen plan %s", d.id)
 	}
-	// A plan that is unclear may have been done in part; to set what it set back is
-	// safe for what was not, too.
-	done := []dhalion.PlanState{dhalion.PlanApplied, dhalion.PlanMet, dhalion.PlanUnmet, dhalion.PlanUnclear}
-	if !slices.Contains(done, d.row.State) {
+	switch d.row.State {
+	case dhalion.PlanApplied, dhalion.PlanMet, dhalion.PlanUnmet:
+		return func(int) bool { return true }, nil
+	case dhalion.PlanUnclear, dhalion.PlanFailed, dhalion.PlanAborted:
+	case dhalion.PlanApplying:
+		return nil, hinted(fmt.Errorf("rollback: plan %s is being applied", d.id), "when nobody applies it any more: %s, or %s",
+			command("apply", d.id, "--resume"), command("apply", d.id, "--abort"))
+	case dhalion.PlanProposed, dhalion.PlanApproved:
 		return nil, hinted(fmt.Errorf("rollback: nothing to roll back: plan %s was never applied, it is %s", d.id, d.row.State),
 			"drop it instead: %s", command("discard", d.id))
+	default:
+		return nil, fmt.Errorf("rollback: nothing to roll back: plan %s was never applied, it is %s", d.id, d.row.State)
 	}
-	var undo []dhalion.Action
-	for _, x := range slices.Backward(d.plan.Actions) {
+	entries, err := st.Entries(ctx, d.id)
+	if err != nil {
+		return nil, err
+	}
+	noted, err := st.Outcomes(ctx, store.OutcomeFilter{Plan: d.id}, 0)
+	if err != nil {
+		return nil, err
+	}
+	outcomes := make([]dhalion.Outcome, len(noted))
+	for i, o := range noted {
+		outcomes[i] = o.Outcome
+	}
+	done = func(action int) bool { return mayBeInEffect(d.plan, outcomes, entries, action) }
+	for i, x := range d.plan.Actions {
+		if x.Kind != dhalion.Alert && done(i) {
+			return done, nil
+		}
+	}
+	return nil, fmt.Errorf("rollback: nothing to roll back: plan %s is %s, and nothing of it was done", d.id, d.row.State)
+}
+
+// mayBeInEffect reports whether an action was done, or begun without anybody
+// knowing what it came to: to set back what was not set is safe, too.
+func mayBeInEffect(p dhalion.Plan, outcomes []dhalion.Outcome, entries []apply.Entry, action int) bool {
+	return apply.Begun(p, entries, action) ||
+		slices.ContainsFunc(outcomes, func(o dhalion.Outcome) bool { return o.Action == action && o.Applied == "applied" })
+}
+
+// reversals are the actions that undo those of a plan that were done.
+func reversals(d *document, done func(action int) bool) (undo []dhalion.Action) {
+	for i, x := range slices.Backward(d.plan.Actions) {
 		r := x.Reverse
-		if r == nil {
+		if r == nil || !done(i) {
 			continue
 		}
 		undo = append(undo, dhalion.Action{
@@ -102,10 +144,7 @@ func reversals(d *document) ([]dhalion.Action, error) {
 			Affects: x.Affects,
 		})
 	}
-	if len(undo) == 0 {
-		return nil, fmt.Errorf("rollback: nothing to roll back: no action of plan %s can be undone", d.id)
-	}
-	return undo, nil
+	return undo
 }
 
 // resized is the sizing with what the plan's actions set, and what the topology

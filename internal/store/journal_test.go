@@ -218,17 +218,21 @@ func TestAPersonEndsAPlanThatNobodyApplies(t *testing.T) {
 	s, _ := withJob(t)
 	p := approved(t, s, `{"abort":1}`)
 	var state *StateError
-	if _, err := s.Abort(ctx, p.ID, "ann", "no more", noon); !errors.As(err, &state) {
+	if _, err := s.Abort(ctx, p.ID, "ann", "no more", nil, noon); !errors.As(err, &state) {
 		t.Errorf("a plan that was not begun was aborted: %v", err)
 	}
 	lease := mustBegin(t, s, beginning(p, "one", noon))
 	var held *apply.HeldError
-	if _, err := s.Abort(ctx, p.ID, "ann", "no more", noon.Add(time.Second)); !errors.As(err, &held) {
+	if _, err := s.Abort(ctx, p.ID, "ann", "no more", nil, noon.Add(time.Second)); !errors.As(err, &held) {
 		t.Errorf("a plan was aborted under its applier: %v", err)
 	}
-	row, err := s.Abort(ctx, p.ID, "ann", "no more", noon.Add(leaseFor))
+	done := []dhalion.Outcome{{Action: 0, Job: p.Job, Kind: dhalion.SetParallelism, Target: dhalion.ComponentTarget(p.Job, "counter"), Applied: "applied", At: noon, Detail: "it was done"}}
+	row, err := s.Abort(ctx, p.ID, "ann", "no more", done, noon.Add(leaseFor))
 	if err != nil || row.State != dhalion.PlanAborted || row.Reason != "no more" {
 		t.Fatalf("plan %+v, %v", row, err)
+	}
+	if noted, err := s.Outcomes(ctx, OutcomeFilter{Plan: p.ID}, 0); err != nil || len(noted) != 1 || noted[0].Applied != "applied" || noted[0].Detail != "it was done" {
+		t.Errorf("what it came to: %+v, %v", noted, err)
 	}
 	var lost *apply.LostError
 	if err := s.Renew(ctx, lease, noon.Add(leaseFor), leaseFor); !errors.As(err, &lost) {

@@ -45,6 +45,21 @@ func (s *Store) Outcomes(ctx context.Context, f OutcomeFilter, limit int) ([]Out
 	return outcomes, nil
 }
 
+// noteOutcomes writes down what came of a plan's actions, where they are not judged.
+func noteOutcomes(ctx context.Context, tx pgx.Tx, plan string, outcomes []dhalion.Outcome) error {
+	for _, o := range outcomes {
+		if _, err := tx.Exec(ctx, `
+			INSERT INTO outcomes (plan, action, job, kind, target, cause, applied, at, detail)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+			ON CONFLICT (plan, action) DO UPDATE SET applied = excluded.applied, at = excluded.at, detail = excluded.detail
+			WHERE outcomes.judged IS NULL`,
+			plan, o.Action, o.Job, o.Kind, o.Target, o.Cause, o.Applied, micros(o.At), o.Detail); err != nil {
+			return fmt.Errorf("store: note outcome %d of plan %s: %w", o.Action, plan, err)
+		}
+	}
+	return nil
+}
+
 // Judge writes down what was seen of an applied plan: its state (met, unmet or
 // unclear), what was judged of each action, and the incidents that follow from it.
 // It returns *StateError when the plan is not applied, so of several that judge at
