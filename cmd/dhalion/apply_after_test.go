@@ -148,6 +148,10 @@ func TestAPlanThatIsNotMetIsUndoneWhereItsPolicySaysSo(t *testing.T) {
 	if n := b.db.text(`SELECT count(*)::text FROM incidents WHERE certainty <= 0.7`)[0]; n == "0" {
 		t.Error("nothing was learned from it")
 	}
+	if late := b.db.text(`SELECT end_time::text FROM incidents WHERE source = 'outcome of ' || $1
+		AND end_time > (SELECT min(at) FROM journal WHERE plan = $1)`, id); len(late) > 0 {
+		t.Errorf("the stretch that is labelled as sick goes on after the plan was begun, to %v", late)
+	}
 }
 
 // refusing has the cluster say no to requests of a kind.

@@ -100,9 +100,21 @@ func (a *app) judged(ctx context.Context, st *store.Store, engine *liveEngine, d
 	return a.reverse(ctx, st, engine, d, f, done)
 }
 
-// keepVerdict stores what a plan came to and what that teaches.
+// keepVerdict stores what a plan came to and what that teaches. What it answered to
+// held until its first call was sent: from then on the job was another one, although
+// it took its time to settle.
 func (a *app) keepVerdict(ctx context.Context, st *store.Store, d *document, v apply.Verdict, settled time.Time) error {
-	_, err := st.Judge(ctx, d.id, v.State, v.Why, v.Outcomes, apply.Incidents(d.plan, d.id, v, settled), a.now())
+	began := settled
+	entries, err := st.Entries(ctx, d.id)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.At.Before(began) {
+			began = e.At
+		}
+	}
+	_, err = st.Judge(ctx, d.id, v.State, v.Why, v.Outcomes, apply.Incidents(d.plan, d.id, v, began), a.now())
 	return err
 }
 
