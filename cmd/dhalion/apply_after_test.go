@@ -14,6 +14,7 @@ import (
 	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/apply"
 	"github.com/dhalion-go/dhalion/internal/engine/flink/flinktest"
+	"github.com/dhalion-go/dhalion/internal/store"
 )
 
 func TestAPersonDecidesWhatBecomesOfAHookThatWasBegun(t *testing.T) {
@@ -238,5 +239,119 @@ func TestOfAPlanThatDidNothingThereIsNothingToRollBack(t *testing.T) {
 	said, code := b.try(time.Now, "rollback", id)
 	if code != exitFailure || !strings.Contains(said, "plan "+id+" is failed, and nothing of it was done") || strings.Contains(said, "discard") {
 		t.Errorf("rollback ended with %d: %s", code, said)
+	}
+}
+
+// hopeless is an approved plan that a policy has undone, for what it expects cannot
+// be.
+func (b *bench) hopeless(policy string) (id string) {
+	b.t.Helper()
+	b.ruled("outcome: {unmet: reverse}\nwindow: 2s\nminimum: {span: 0s, polls: 1}\nlimits: {max_instances_touched: 1.0}\n"+policy, "")
+	p := b.draft(one6)
+	p.Actions[0].Expect = dhalion.Expectation{Summary: "hardly anything to do", WithinSeconds: 4,
+		Checks: []dhalion.Check{{Metric: dhalion.Busy, Target: dhalion.ComponentTarget(orders, "count"), Compare: "at_most", Value: 1e-6}}}
+	id, _ = b.approvedPlan(p)
+	return id
+}
+
+// count is how many instances the component count has.
+func (b *bench) count() int { return b.cluster.Live("orders").Parallelism["count"] }
+
+// unmet judges a plan without anything that follows from it, as an apply does that
+// is killed thereafter.
+func (b *bench) unmet(id string) {
+	b.t.Helper()
+	b.store(func(ctx context.Context, st *store.Store) error {
+		_, err := st.Judge(ctx, id, dhalion.PlanUnmet, "as the test has it", nil, nil, time.Now())
+		return err
+	})
+}
+
+func TestAPlanThatIsJudgedLaterIsUndoneWhereItsPolicySaysSo(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "later"))
+	id := b.hopeless("")
+	b.run("apply", id, "--no-wait")
+	var judged string
+	for deadline := time.Now().Add(time.Minute); ; {
+		b.run("ingest", "flink", "prod", "--every", "500ms", "--for", "2s")
+		judged = b.run("outcomes", "--judge")
+		if state, _ := b.state(id); state == "unmet" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it is not judged: %s", judged)
+		}
+	}
+	if !strings.Contains(judged, "Its policy has a plan undone that was not met.") || b.count() != 4 {
+		t.Fatalf("count has %d instances: %s", b.count(), judged)
+	}
+	undo := b.db.text(`SELECT author || ' ' || state FROM plans WHERE reverses = $1`, id)
+	if strings.Join(undo, ",") != "policy shop applied" {
+		t.Errorf("it is undone by %q", undo)
+	}
+	b.run("outcomes", "--judge")
+	if n := len(b.cluster.Effects()); n != 2 {
+		t.Errorf("%d effects: %+v", n, b.cluster.Effects())
+	}
+}
+
+func TestAPlanWhoseApplyIsKilledBetweenTheVerdictAndItsReversalIsUndone(t *testing.T) {
+	db := calling(t, newSession(t).url, "verdict")
+	for _, c := range []struct {
+		name    string
+		policy  string
+		between func(b *bench, id string)
+		after   time.Duration
+		count   int
+		says    string
+	}{
+		{"nothing was proposed", "", nil, 0, 4, "Its policy has a plan undone"},
+		{"it was proposed and not approved", "", func(b *bench, id string) { b.run("rollback", id, "--as", "policy shop") }, 0, 4, "Its policy has a plan undone"},
+		{"a person has proposed it", "", func(b *bench, id string) { b.run("rollback", id, "--as", "ann") }, 0, 6, ""},
+		{"a person said no", "", func(b *bench, id string) {
+			b.run("rollback", id, "--as", "policy shop")
+			b.run("discard", b.db.text(`SELECT id FROM plans WHERE reverses = $1`, id)[0])
+		}, 0, 6, ""},
+		{"two days ago", "", nil, 48 * time.Hour, 6, ""},
+		{"under four eyes", "approve: {four_eyes: true}\n", nil, 0, 6, "its policy has it undone, and asks for four eyes: dhalion approve"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, db)
+			id := b.hopeless(c.policy)
+			b.run("apply", id, "--no-wait")
+			b.unmet(id)
+			b.settled()
+			b.ingest()
+			if c.between != nil {
+				c.between(b, id)
+			}
+			said, code := b.try(func() time.Time { return time.Now().Add(c.after) }, "outcomes", id, "--judge")
+			if code != 0 || !strings.Contains(said, c.says) || b.count() != c.count {
+				t.Errorf("it ended with %d and %d instances: %s", code, b.count(), said)
+			}
+			if n := b.db.text(`SELECT count(*)::text FROM plans WHERE reverses = $1`, id)[0]; n > "1" {
+				t.Errorf("%s plans undo it", n)
+			}
+		})
+	}
+}
+
+func TestAPlanThatCannotBeJudgedDoesNotKeepTheOthersFromIt(t *testing.T) {
+	b, id := ready(t, calling(t, newSession(t).url, "others"), planKinds[0])
+	b.run("apply", id, "--no-wait")
+	b.settled()
+	b.ingest()
+	last, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{rescale(t, "lines", 3)} }))
+	b.run("apply", last, "--no-wait")
+	// By which policy it was made cannot be read.
+	if err := execute(b.db.url, `INSERT INTO log (at, job, plan, event, detail) VALUES (now(), 'prod/orders', '`+last+`', 'policy', '[]')`); err != nil {
+		t.Fatal(err)
+	}
+	said, code := b.try(func() time.Time { return time.Now().Add(12 * time.Minute) }, "outcomes", "--judge")
+	if state, why := b.state(id); state != "unclear" {
+		t.Errorf("the other is %s: %s", state, why)
+	}
+	if code != exitFailure || !strings.Contains(said, "plan "+last) {
+		t.Errorf("it ended with %d: %s", code, said)
 	}
 }
