@@ -78,6 +78,9 @@ type State struct {
 	Now     time.Time     // when it would be applied
 	Present dhalion.Basis // topology, policy and model as they are now; the rest is not looked at
 
+	// PresentPolicy is the name of the policy that holds now; empty: not known.
+	PresentPolicy string
+
 	// PresentTopology, when given, lets a refusal say what changed.
 	PresentTopology *dhalion.Topology
 
@@ -203,6 +206,8 @@ func stale(s State) *Refusal {
 	switch {
 	case was.Topology != is.Topology:
 		return refuse("the job is not what it was: " + changed(s))
+	case was.Policy != is.Policy && s.PresentPolicy != "" && s.PresentPolicy != s.Plan.Policy:
+		return refuse(fmt.Sprintf("policy %s holds for the job now, and it was made by policy %s", s.PresentPolicy, s.Plan.Policy))
 	case was.Policy != is.Policy:
 		return refuse(fmt.Sprintf("policy %s changed since (digest %s, now %s)", s.Plan.Policy, brief(was.Policy), brief(is.Policy)))
 	case was.Model != is.Model:

@@ -98,6 +98,7 @@ var refusals = []struct {
 	{"an instance moved", present(func(t *dhalion.Topology) { t.Placement[0].Worker = "tm-9" }), Stale, 3, "instances were placed anew", ""},
 	{"an edge changed", present(func(t *dhalion.Topology) { t.Edges = nil }), Stale, 3, "the job is not what it was: topology ", ""},
 	{"the policy changed", func(s *State) { s.Present.Policy = "p2" }, Stale, 3, "policy default changed since (digest p1, now p2)", ""},
+	{"another policy holds", func(s *State) { s.Present.Policy, s.PresentPolicy = "p2", "strict" }, Stale, 3, "policy strict holds for the job now, and it was made by policy default", ""},
 	{"the model changed", func(s *State) { s.Present.Model = "" }, Stale, 3, "the model changed since (digest m1, now none)", ""},
 	{"it looks too far back for a live engine", func(s *State) { s.Now = asOf.Add(15*time.Minute + time.Second) }, Stale, 3, "it looks at 2025-11-03T14:00:00Z, 15 min 1 s ago", ""},
 	{"it was marked as stale", func(s *State) { s.Row.State = dhalion.PlanStale }, Stale, 3, "marked as stale", ""},

@@ -219,13 +219,14 @@ func (a *app) gateState(ctx context.Context, st *store.Store, engine *liveEngine
 	if topology != nil {
 		s.Present.Topology, s.PresentTopology = topology.Digest(), topology
 	}
-	by, err := a.presentPolicy(ctx, st, d, f.judge)
+	by, err := a.madeBy(ctx, st, d, f.judge, true)
 	if err != nil {
 		return s, err
 	}
 	policy := by.policy
 	s.Present.Policy, s.Present.Model = by.digest, by.modelID
 	if policy != nil {
+		s.PresentPolicy = policy.Name
 		s.Limits = apply.Limits{Jobs: policy.Limits.MaxJobsTouched, Instances: policy.Limits.MaxInstancesTouched}
 	}
 	s.Jobs, err = a.rules(ctx, st, d.plan, policy, s.Now)
@@ -280,13 +281,15 @@ type judgedBy struct {
 	modelID string // as in a plan's basis
 }
 
-// presentPolicy is the policy and model that the plan would be made by now: those
+// madeBy is the policy and model that the plan would be made by now: those
 // that the flags name, those that were noted when it was proposed, or the built-in
-// policy of its name. A policy or model that is gone or broken is not the one that it
+// policy of its name. With present, the policy that dhalion.yaml has for the job comes
+// before the noted one, unless that was named on the command line: a plan is applied
+// under the rules of the day, and judged by those that it was made by. A policy or model that is gone or broken is not the one that it
 // was: its digest is empty. Of a document that was never proposed here it is not
 // known what its policy was read from, so nothing can be said against it; it is not
 // approved either.
-func (a *app) presentPolicy(ctx context.Context, st *store.Store, d *document, f judgeFlags) (by judgedBy, err error) {
+func (a *app) madeBy(ctx context.Context, st *store.Store, d *document, f judgeFlags, present bool) (by judgedBy, err error) {
 	named := f.model
 	switch {
 	case f.given():
@@ -301,6 +304,15 @@ func (a *app) presentPolicy(ctx context.Context, st *store.Store, d *document, f
 		}
 		if !ok {
 			source = policySource{Policy: d.plan.Policy}
+		}
+		if present && !source.Named {
+			c, err := a.config()
+			if err != nil {
+				return by, err
+			}
+			if i, ok := c.JobFor(d.plan.Job); ok {
+				source.Policy = c.Jobs[i].Policy
+			}
 		}
 		named = source.Model
 		if by.policy, err = source.load(); err != nil {

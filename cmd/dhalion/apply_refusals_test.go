@@ -242,7 +242,7 @@ var refusals = []struct {
 		file := b.ruled(two, "")
 		id, _ := b.approved()
 		b.write(file, "name: shop\nextends: nothing\n", 0o600)
-		b.configured(oneJob)
+		b.configured("  []\n")
 		return []string{id}
 	}, 0, exitStale, "policy shop changed since"},
 	{"its policy's file is gone", func(b *bench) []string {
@@ -251,9 +251,16 @@ var refusals = []struct {
 		if err := os.Remove(file); err != nil {
 			b.t.Fatal(err)
 		}
-		b.configured(oneJob)
+		b.configured("  []\n")
 		return []string{id}
 	}, 0, exitStale, "policy shop changed since"},
+	{"dhalion.yaml names another policy for the job", func(b *bench) []string {
+		b.ruled("limits: {max_instances_touched: 1.0}\n", "")
+		id, _ := b.approved()
+		b.write(filepath.Join(b.dir, "strict.yaml"), "name: strict\nextends: default\nlimits: {max_instances_touched: 0.1}\n", 0o600)
+		b.configured(strings.Replace(oneJob, "    mode: propose\n", "    policy: strict.yaml\n    mode: propose\n", 1))
+		return []string{id}
+	}, 0, exitStale, "policy strict holds for the job now, and it was made by policy shop"},
 	{"another parameter", func(b *bench) []string {
 		id, _ := b.approved()
 		return []string{id, "--param", "target_utilisation=0.5"}
@@ -261,7 +268,7 @@ var refusals = []struct {
 	{"another policy", func(b *bench) []string {
 		id, _ := b.approved()
 		return []string{id, "--policy", "paper"}
-	}, 0, exitStale, "policy default changed since"},
+	}, 0, exitStale, "policy paper holds for the job now, and it was made by policy default"},
 	{"another model", func(b *bench) []string {
 		p := b.draft(one6)
 		p.Basis.Model = strings.Repeat("a", 64)
@@ -479,4 +486,31 @@ func TestNoPlanIsAppliedThatIsStaleEditedExpiredOrNotRightlyApproved(t *testing.
 		})
 	}
 	rows.all.Wait()
+}
+
+func TestAPlanWhosePolicyWasNamedOnTheCommandLineKeepsIt(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, newDatabase(t))
+	file := filepath.Join(b.dir, "mine.yaml")
+	b.write(file, "name: mine\nextends: default\nlimits: {max_instances_touched: 1.0}\n", 0o600)
+	f := judgeFlags{policy: file, changed: func(flag string) bool { return flag == "policy" }}
+	if err := f.check(); err != nil {
+		t.Fatal(err)
+	}
+	p := b.draft(one6)
+	p.Policy, p.Basis.Policy = f.loaded.Name, f.loaded.Digest
+	var id string
+	b.store(func(ctx context.Context, st *store.Store) error {
+		a, _, _ := b.app(time.Now)
+		d, err := a.propose(ctx, st, p, f, "ann")
+		if err == nil {
+			id = d.id
+		}
+		return err
+	})
+	b.run("approve", id, "--as", "bob")
+	b.run("apply", id, "--no-wait")
+	if b.count() != 6 {
+		t.Errorf("count has %d instances", b.count())
+	}
 }

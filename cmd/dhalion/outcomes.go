@@ -124,7 +124,7 @@ func (a *app) judgeOne(ctx context.Context, st *store.Store, row *store.PlanRow,
 		return nil
 	}
 	flags := judgeFlags{changed: func(string) bool { return false }}
-	by, err := a.presentPolicy(ctx, st, d, flags)
+	by, err := a.madeBy(ctx, st, d, flags, false)
 	if err != nil {
 		return err
 	}

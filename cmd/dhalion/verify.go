@@ -38,7 +38,7 @@ func (a *app) verify(ctx context.Context, st *store.Store, engine *liveEngine, d
 	if !expects {
 		return nil
 	}
-	by, err := a.presentPolicy(ctx, st, d, f.judge)
+	by, err := a.madeBy(ctx, st, d, f.judge, false)
 	if err != nil {
 		return err
 	}
@@ -189,14 +189,12 @@ func (a *app) reverse(ctx context.Context, st *store.Store, engine *liveEngine, 
 	if undo.row, err = st.Approve(ctx, dhalion.Approval{Plan: undo.id, Digest: undo.digest, Person: byPolicy(d.plan), At: a.now(), Note: "plan " + d.id + " was not met"}, false); err != nil {
 		return err
 	}
-	given := f.judge.given()
-	f.judge = flags
 	state, err := a.gateState(ctx, st, engine, undo, f)
 	if err != nil {
 		return err
 	}
 	if r := apply.Gate(state); r != nil {
-		if err := a.note(ctx, st, undo, r, given); err != nil {
+		if err := a.note(ctx, st, undo, r, f.judge.given()); err != nil {
 			return err
 		}
 		done.Hint = fmt.Sprintf("its policy has it undone by plan %s, which is refused: %s", undo.id, r.Reason)
@@ -218,7 +216,7 @@ func (a *app) flagsOf(ctx context.Context, st *store.Store, d *document, given j
 	if !ok {
 		source = policySource{Policy: d.plan.Policy}
 	}
-	f := judgeFlags{policy: source.Policy, model: source.Model, changed: func(string) bool { return true }}
+	f := judgeFlags{policy: source.Policy, model: source.Model, changed: func(flag string) bool { return flag != "policy" || source.Named }}
 	for key, value := range source.Params {
 		f.params = append(f.params, key+"="+value)
 	}
