@@ -355,3 +355,55 @@ func TestAPlanThatCannotBeJudgedDoesNotKeepTheOthersFromIt(t *testing.T) {
 		t.Errorf("it ended with %d: %s", code, said)
 	}
 }
+
+func TestAPlanThatWasFollowedByAnotherChangeIsNotRolledBack(t *testing.T) {
+	db := calling(t, newSession(t).url, "followed")
+	for _, c := range []struct {
+		name    string
+		actions func(t dhalion.Topology) []dhalion.Action
+		then    func(t dhalion.Topology) []dhalion.Action
+		says    string
+	}{
+		{"rescaled", one6, func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{rescale(t, "count", 10)} }, "that is 10"},
+		{"set back", one6, func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{rescale(t, "count", 4)} }, "this is set back already"},
+		{
+			"turned", func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "1", "4")} },
+			func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "4", "8")} }, "that is 8",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, db)
+			var first string
+			for _, actions := range []func(dhalion.Topology) []dhalion.Action{c.actions, c.then} {
+				id, _ := b.approvedPlan(b.draft(actions))
+				b.run("apply", id, "--no-wait")
+				b.settled()
+				b.ingest()
+				if first == "" {
+					first = id
+				}
+			}
+			said, code := b.try(time.Now, "rollback", first)
+			if code != exitFailure || !strings.Contains(said, c.says) {
+				t.Errorf("rollback ended with %d: %s", code, said)
+			}
+			if n := b.db.text(`SELECT count(*)::text FROM plans WHERE reverses = $1`, first)[0]; n != "0" {
+				t.Errorf("%s plans undo it", n)
+			}
+		})
+	}
+}
+
+func TestWhatNothingUndoesIsToldByTheRollback(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "stays"))
+	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action {
+		return []dhalion.Action{relocation(t, "tm-2"), rescale(t, "count", 6)}
+	}))
+	b.run("apply", id, "--no-wait")
+	b.settled()
+	b.ingest()
+	said := b.run("rollback", id, "-o", "json")
+	if !strings.Contains(said, "W-rollback-part") || !strings.Contains(said, "nothing is known that undoes it") {
+		t.Errorf("it does not say that the instances stay where they are: %s", said)
+	}
+}

@@ -235,7 +235,10 @@ func TestApplyThenRollbackRestoresTheTopologyAndTheArguments(t *testing.T) {
 		if !maps.Equal(after.Parallelism, parallelism) || !slices.Equal(after.Arguments, arguments) {
 			t.Fatalf("it runs with %v %v, not %v %v", after.Parallelism, after.Arguments, parallelism, arguments)
 		}
-		undo := reversals(done, func(int) bool { return true })
+		undo, _, err := reversals(done, func(int) bool { return true }, asMeasured{})
+		if err != nil {
+			t.Fatal(err)
+		}
 		if len(undo) == 0 {
 			if slices.ContainsFunc(d.actions, func(a dhalion.Action) bool { return a.Reverse != nil }) {
 				t.Fatal("nothing undoes it")

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +23,8 @@ func (a *app) rollbackCommand() *cobra.Command {
 		Short: "Propose a plan that undoes an applied one",
 		Long: `Propose a plan that undoes an applied one, its actions in the opposite order. It is a
 plan like any other: it waits for approve, and apply carries it out. Of a plan that failed
-or was ended in the middle it undoes what was done, or may have been.`,
+or was ended in the middle it undoes what was done, or may have been. It is refused where
+the job no longer has what the plan set: undo what came later first.`,
 		Example:           "  dhalion rollback 10701d65f69c --out undo.plan.json",
 		Args:              one("PLAN"),
 		ValidArgsFunction: a.completePlan(),
@@ -72,13 +75,23 @@ func (a *app) rollback(ctx context.Context, st *store.Store, d *document, f judg
 	if err != nil {
 		return nil, err
 	}
-	undo := reversals(d, done)
+	now := asMeasured{at: e.at, topology: e.result.Snapshot.Topology}
+	if now.arguments, err = a.arguments(ctx, st, e.job, now.topology.Run); err != nil {
+		return nil, err
+	}
+	undo, left, err := reversals(d, done, now)
+	if err != nil {
+		return nil, hinted(err, "see what changed it: %s", command("log", string(d.plan.Job)))
+	}
 	if len(undo) == 0 {
-		return nil, fmt.Errorf("rollback: nothing to roll back: no action of plan %s can be undone", d.id)
+		return nil, fmt.Errorf("rollback: nothing to roll back: of plan %s %s", d.id, strings.Join(left, "; "))
 	}
 	p.Reverses, p.Actions, p.Alternatives = d.id, undo, nil
 	p.Sizing = resized(p)
 	p.Warnings = append(p.Warnings, dhalion.Warning{Code: "W-rollback", Message: "this undoes plan " + d.id + "; whether what it answered to has gone is not weighed"})
+	for _, words := range left {
+		p.Warnings = append(p.Warnings, dhalion.Warning{Code: "W-rollback-part", Message: "of plan " + d.id + " " + words})
+	}
 	return a.propose(ctx, st, p, e.flags, as)
 }
 
@@ -129,12 +142,57 @@ func mayBeInEffect(p dhalion.Plan, outcomes []dhalion.Outcome, entries []apply.E
 		slices.ContainsFunc(outcomes, func(o dhalion.Outcome) bool { return o.Action == action && o.Applied == "applied" })
 }
 
-// reversals are the actions that undo those of a plan that were done.
-func reversals(d *document, done func(action int) bool) (undo []dhalion.Action) {
+// asMeasured is what a job was seen to be, and with which arguments that run was
+// started; nil: not known.
+type asMeasured struct {
+	at        time.Time
+	topology  dhalion.Topology
+	arguments []string
+}
+
+// set says what a job has where an action set something; ok is false where that is
+// not known.
+func (m asMeasured) set(kind dhalion.ActionKind, target dhalion.Target, argument string) (value dhalion.Setting, ok bool) {
+	switch kind {
+	case dhalion.SetParallelism:
+		c, ok := m.topology.Component(target.Component)
+		return dhalion.NumberSetting(float64(c.Parallelism)), ok
+	case dhalion.SetKnob:
+		for i, x := range m.arguments {
+			if v, is := strings.CutPrefix(x, argument+"="); is {
+				value, ok = dhalion.TextSetting(v), true
+			} else if x == argument && i+1 < len(m.arguments) {
+				value, ok = dhalion.TextSetting(m.arguments[i+1]), true
+			}
+		}
+	}
+	return value, ok
+}
+
+// reversals are the actions that undo those of a plan that were done, and what is
+// said of those that nothing undoes. It is an error when the job has something else
+// than what the plan set: what came later would be undone with it.
+func reversals(d *document, done func(action int) bool, now asMeasured) (undo []dhalion.Action, left []string, err error) {
+	// What did not come to its end may be in effect in part, and be asked for still.
+	sure := slices.Contains([]dhalion.PlanState{dhalion.PlanApplied, dhalion.PlanMet, dhalion.PlanUnmet}, d.row.State)
 	for i, x := range slices.Backward(d.plan.Actions) {
 		r := x.Reverse
-		if r == nil || !done(i) {
+		switch {
+		case !done(i) || x.Kind == dhalion.Alert:
 			continue
+		case r == nil:
+			left = append(left, fmt.Sprintf("this stays: %s; nothing is known that undoes it", planfile.Describe(x)))
+			continue
+		}
+		if has, ok := now.set(x.Kind, x.Target, x.Argument); ok && has.String() != r.From.String() {
+			switch back := has.String() == r.To.String(); {
+			case !sure && (back || between(has, r.From, r.To)):
+			case back:
+				left = append(left, fmt.Sprintf("this is set back already, as of %s: %s", stamp(now.at), planfile.Describe(x)))
+				continue
+			default:
+				return nil, nil, fmt.Errorf("rollback: plan %s was followed by another change: it did %s, and as of %s that is %s", d.id, planfile.Describe(x), stamp(now.at), has)
+			}
 		}
 		undo = append(undo, dhalion.Action{
 			Kind: r.Kind, Target: r.Target, From: r.From, To: r.To, Argument: x.Argument, Message: r.Summary,
@@ -144,7 +202,15 @@ func reversals(d *document, done func(action int) bool) (undo []dhalion.Action) 
 			Affects: x.Affects,
 		})
 	}
-	return undo
+	return undo, left, nil
+}
+
+// between reports whether a number lies between two others.
+func between(x, a, b dhalion.Setting) bool {
+	n, ok := x.Number()
+	low, lowOK := a.Number()
+	high, highOK := b.Number()
+	return ok && lowOK && highOK && min(low, high) <= n && n <= max(low, high)
 }
 
 // resized is the sizing with what the plan's actions set, and what the topology
