@@ -19,6 +19,9 @@ type Call struct {
 	Plan    string
 	Job     dhalion.JobID
 	Actions []dhalion.Action
+	// After are the intents of the plan's earlier steps where these are not carried out
+	// yet: Prepare works out what is sent when they are.
+	After []Intent
 	// Before is the topology that the plan was made from.
 	Before dhalion.Topology
 }
@@ -246,6 +249,7 @@ func (r *round) steps() (state dhalion.PlanState, why string, err error) {
 // be refused. It changes nothing.
 func (a *Applier) Prepare(ctx context.Context, id string, p dhalion.Plan) []Step {
 	steps := Steps(p)
+	var before []Intent
 	for i, s := range steps {
 		if len(s.Actions) == 0 || s.Class == Harmless {
 			continue
@@ -257,13 +261,16 @@ func (a *Applier) Prepare(ctx context.Context, id string, p dhalion.Plan) []Step
 		}
 		steps[i].Class = classOf(actuator, s)
 		try, cancel := context.WithTimeout(ctx, a.TryFor)
-		intent, err := actuator.Prepare(try, callOf(id, p, s))
+		c := callOf(id, p, s)
+		c.After = before
+		intent, err := actuator.Prepare(try, c)
 		cancel()
 		if err != nil {
 			steps[i].Refused = err.Error()
 			continue
 		}
 		steps[i].Call = &intent
+		before = append(before, intent)
 	}
 	return steps
 }

@@ -74,6 +74,8 @@ type Request struct {
 	Method string          `json:"method"`
 	Path   string          `json:"path"`
 	Body   json.RawMessage `json:"body,omitempty"`
+	// Where is on what it depends whether it is sent, in words; empty: it is.
+	Where string `json:"where,omitempty"`
 }
 
 // Result is what came of an attempt.

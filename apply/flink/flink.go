@@ -106,7 +106,11 @@ func (a *Actuator) run(ctx context.Context) (flink.Job, error) {
 }
 
 func (a *Actuator) prepareRescale(ctx context.Context, c apply.Call, run flink.Job) (apply.Intent, error) {
-	n := note{Run: run.ID, Parallelism: map[string]int{}, Vertices: map[string]int{}}
+	then, err := after(run, c.After)
+	if err != nil {
+		return apply.Intent{}, err
+	}
+	n := note{Run: then.ID, Parallelism: map[string]int{}, Vertices: map[string]int{}}
 	names := flink.ComponentNames(run.Vertices)
 	for _, x := range c.Actions {
 		to, ok := x.To.Number()
@@ -117,9 +121,9 @@ func (a *Actuator) prepareRescale(ctx context.Context, c apply.Call, run flink.J
 	}
 	have := 0 // slots that the job takes now: slots are shared, so the widest vertex counts
 	need := 0
-	for _, v := range run.Vertices {
+	for i, v := range then.Vertices {
 		now := max(0, v.Parallelism.Int())
-		have = max(have, now)
+		have = max(have, run.Vertices[i].Parallelism.Int())
 		want, changed := n.Parallelism[names[v.ID]]
 		if !changed {
 			need = max(need, now)
@@ -139,13 +143,12 @@ func (a *Actuator) prepareRescale(ctx context.Context, c apply.Call, run flink.J
 	if err := a.checkSlots(ctx, have, need); err != nil {
 		return apply.Intent{}, err
 	}
-	path := "/jobs/" + run.ID + "/resource-requirements"
-	present, err := ask[flink.Requirements](ctx, a.Client, path)
+	present, err := ask[flink.Requirements](ctx, a.Client, "/jobs/"+run.ID+"/resource-requirements")
 	if err != nil {
 		return apply.Intent{}, fmt.Errorf("%w (a job is rescaled while it runs by the adaptive scheduler only: jobmanager.scheduler: adaptive)", err)
 	}
 	body := map[string]any{}
-	for id, r := range present {
+	for id, r := range then.bounds(present) {
 		low, high := max(1, r.Parallelism.LowerBound.Int()), max(1, r.Parallelism.UpperBound.Int())
 		if want, changed := n.Vertices[id]; changed {
 			low, high = min(low, want), want
@@ -156,7 +159,7 @@ func (a *Actuator) prepareRescale(ctx context.Context, c apply.Call, run flink.J
 	if err != nil {
 		return apply.Intent{}, fmt.Errorf("flink: requirements of %s: %w", a.Job, err)
 	}
-	return intent(c, n, apply.Request{Method: "PUT", Path: path, Body: request})
+	return intent(c, n, apply.Request{Method: "PUT", Path: "/jobs/" + then.ID + "/resource-requirements", Body: request})
 }
 
 // checkSlots refuses to ask for more than the cluster has: Flink would run the job
@@ -178,11 +181,14 @@ func (a *Actuator) prepareRestart(ctx context.Context, c apply.Call, run flink.J
 	if a.Start == nil || a.Start.Jar == "" {
 		return apply.Intent{}, fmt.Errorf("flink: how %s is started is not known: give its jar and arguments under start: in dhalion.yaml", a.Job)
 	}
-	n := note{Run: run.ID, Next: idOf(c.ID, "run"), Trigger: idOf(c.ID, "stop")}
+	then, err := after(run, c.After)
+	if err != nil {
+		return apply.Intent{}, err
+	}
+	n := note{Run: then.ID, Next: idOf(c.ID, "run"), Trigger: idOf(c.ID, "stop")}
 	if n.Run == n.Next {
 		return apply.Intent{}, fmt.Errorf("flink: run %s is the one that this action starts", n.Run)
 	}
-	var err error
 	if n.Jar, err = a.jar(ctx); err != nil {
 		return apply.Intent{}, err
 	}
@@ -190,12 +196,15 @@ func (a *Actuator) prepareRestart(ctx context.Context, c apply.Call, run flink.J
 	if with, ours := a.Started[run.ID]; ours {
 		n.Arguments = slices.Clone(with)
 	}
+	if then.arguments != nil {
+		n.Arguments = slices.Clone(then.arguments)
+	}
 	for _, x := range c.Actions {
 		if x.Kind == dhalion.SetKnob {
 			n.Arguments = withArgument(n.Arguments, x.Argument, x.To.String())
 		}
 	}
-	if n.Bounds, n.Vertices, err = a.bounds(ctx, run); err != nil {
+	if n.Bounds, n.Vertices, err = a.bounds(ctx, run, then); err != nil {
 		return apply.Intent{}, err
 	}
 	stop, err := json.Marshal(a.stopBody(n))
@@ -207,26 +216,27 @@ func (a *Actuator) prepareRestart(ctx context.Context, c apply.Call, run flink.J
 		return apply.Intent{}, fmt.Errorf("flink: start %s: %w", a.Job, err)
 	}
 	requests := []apply.Request{
-		{Method: "POST", Path: "/jobs/" + run.ID + "/stop", Body: stop},
+		{Method: "POST", Path: "/jobs/" + then.ID + "/stop", Body: stop},
 		{Method: "POST", Path: "/jars/" + n.Jar + "/run", Body: start},
 	}
-	if len(n.Bounds) > 0 { // it is sent where the program has another parallelism
+	if len(n.Bounds) > 0 {
 		keep, err := json.Marshal(n.Bounds)
 		if err != nil {
 			return apply.Intent{}, fmt.Errorf("flink: requirements of %s: %w", a.Job, err)
 		}
-		requests = append(requests, apply.Request{Method: "PUT", Path: "/jobs/" + n.Next + "/resource-requirements", Body: keep})
+		requests = append(requests, apply.Request{Method: "PUT", Path: "/jobs/" + n.Next + "/resource-requirements", Body: keep,
+			Where: "the program has another parallelism"})
 	}
 	return intent(c, n, requests...)
 }
 
-// bounds are between how many and how many instances the present run should have,
-// and how many it has, by vertex: a program knows only the parallelism that it was
+// bounds are between how many and how many instances the run to be restarted should
+// have, and how many it has, by vertex: a program knows only the parallelism that it was
 // written with, and a restart is no rescale. Flink 2 leaves
 // pipeline.jobvertex-parallelism-overrides aside where a jar is run, so the new run
 // is told by a request. Both are nil without the adaptive scheduler, where a job
 // is never rescaled.
-func (a *Actuator) bounds(ctx context.Context, run flink.Job) (flink.Requirements, map[string]int, error) {
+func (a *Actuator) bounds(ctx context.Context, run flink.Job, then foreseen) (flink.Requirements, map[string]int, error) {
 	answer := a.Client.Get(ctx, "/jobs/"+run.ID+"/resource-requirements")
 	if !answer.OK() {
 		if unsupported(answer) {
@@ -239,12 +249,12 @@ func (a *Actuator) bounds(ctx context.Context, run flink.Job) (flink.Requirement
 		return nil, nil, fmt.Errorf("flink: requirements of %s: %w", a.Job, err)
 	}
 	have := map[string]int{}
-	for _, v := range run.Vertices {
+	for _, v := range then.Vertices {
 		if n := v.Parallelism.Int(); n > 0 {
 			have[v.ID] = n
 		}
 	}
-	return asked, have, nil
+	return then.bounds(asked), have, nil
 }
 
 // bound tells the new run the bounds of the old one, where they are not its own. A

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -405,5 +407,66 @@ func TestWhatNothingUndoesIsToldByTheRollback(t *testing.T) {
 	said := b.run("rollback", id, "-o", "json")
 	if !strings.Contains(said, "W-rollback-part") || !strings.Contains(said, "nothing is known that undoes it") {
 		t.Errorf("it does not say that the instances stay where they are: %s", said)
+	}
+}
+
+func TestADryRunOfSeveralStepsPrintsTheCallsThatApplySends(t *testing.T) {
+	db := calling(t, newSession(t).url, "exact")
+	for _, c := range []struct {
+		name    string
+		actions func(t dhalion.Topology) []dhalion.Action
+	}{
+		{"rescale, then knob", func(t dhalion.Topology) []dhalion.Action {
+			return []dhalion.Action{rescale(t, "count", 6), knob(t, "--salt", "1", "4")}
+		}},
+		{"two knobs, then rescale", func(t dhalion.Topology) []dhalion.Action {
+			return []dhalion.Action{rescale(t, "parse", 4), knob(t, "--salt", "1", "4"), knob(t, "--batch", "10", "20"), rescale(t, "count", 2), rescale(t, "parse", 5)}
+		}},
+		{"a hook between", func(t dhalion.Topology) []dhalion.Action {
+			return []dhalion.Action{knob(t, "--salt", "1", "4"), relocation(t, "tm-2"), rescale(t, "count", 6)}
+		}},
+		{"the program's own parallelism", func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "1", "4")} }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, db)
+			id, _ := b.approvedPlan(b.draft(c.actions))
+			var dry struct{ Steps []apply.Step }
+			if err := json.Unmarshal([]byte(b.run("apply", id, "--dry-run", "-o", "json")), &dry); err != nil {
+				t.Fatal(err)
+			}
+			savepoint := regexp.MustCompile(`"savepointPath":"[^"]*"`)
+			line := func(method, path string, body []byte) string {
+				var compact bytes.Buffer
+				if err := json.Compact(&compact, body); err != nil {
+					t.Fatalf("%s: %v", body, err)
+				}
+				return method + " " + path + " " + savepoint.ReplaceAllString(compact.String(), `"savepointPath":"…"`)
+			}
+			b.run("apply", id, "--no-wait")
+			var sent []string
+			for _, r := range b.cluster.Requests() {
+				sent = append(sent, line(r.Method, r.Path, r.Body))
+			}
+			for _, s := range dry.Steps {
+				if s.Refused != "" {
+					t.Errorf("%s would be refused: %s", s.Text, s.Refused)
+				}
+				if s.Call == nil {
+					continue
+				}
+				for _, r := range s.Call.Requests {
+					said := line(r.Method, r.Path, r.Body)
+					switch {
+					case len(sent) > 0 && sent[0] == said:
+						sent = sent[1:]
+					case r.Where == "":
+						t.Fatalf("it said\n%s\nand sent\n%s", said, strings.Join(sent, "\n"))
+					}
+				}
+			}
+			if len(sent) > 0 {
+				t.Errorf("it did not say %q", sent)
+			}
+		})
 	}
 }
