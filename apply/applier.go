@@ -111,7 +111,8 @@ type Applier struct {
 
 	// Decided is a person's word on an opaque step that a crash left open: Done, it
 	// was done; Refused, it was not and is tried again. Empty: nobody said.
-	Decided string
+	Decided   string
+	DecidedBy string // who said so
 
 	LeaseFor time.Duration // length of a lease; renewed before it is over
 	TryFor   time.Duration // of one attempt at a step
@@ -173,6 +174,12 @@ func (a *Applier) Apply(ctx context.Context, id string, p dhalion.Plan, resume b
 // the end of its time.
 func (a *Applier) begin(ctx context.Context, id string, p dhalion.Plan, resume bool) (Lease, error) {
 	b := Beginning{Plan: id, Jobs: Jobs(p), Holder: a.Holder, Now: a.Now(), Length: a.LeaseFor, Resume: resume}
+	switch a.Decided {
+	case Done:
+		b.Decided, b.Person = "the step that was begun was done", a.DecidedBy
+	case Refused:
+		b.Decided, b.Person = "the step that was begun was not done", a.DecidedBy
+	}
 	lease, err := a.Journal.Begin(ctx, b)
 	var held *HeldError
 	if errors.As(err, &held) && held.Plan == id && resume && a.Dead != nil && a.Dead(held.Holder) {
@@ -338,7 +345,7 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 		case last.Result != nil && last.Result.Outcome == Refused:
 			// It was refused and is tried again: a person asked for that.
 		case s.Class == Opaque && r.a.Decided == Done:
-			if err := r.found(s, last.Intent, attempt+1, "a person said that it was done"); err != nil {
+			if err := r.found(s, last.Intent, attempt+1, r.a.DecidedBy+" said that it was done"); err != nil {
 				return "", "", err
 			}
 			return r.settle(actuator, c, last.Intent, s)

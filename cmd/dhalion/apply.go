@@ -55,6 +55,8 @@ func (f *applyFlags) check() error {
 		return usagef("--decided is done or undone, not %q", f.decided)
 	case f.reason != "" && !f.abort:
 		return usagef("--reason goes with --abort")
+	case f.as != "" && !f.abort && f.decided == "":
+		return usagef("--as goes with --abort and --decided")
 	}
 	return f.judge.check()
 }
@@ -107,7 +109,7 @@ met.`,
 	c.Flags().BoolVar(&f.abort, "abort", false, "end a plan that was begun and that nobody applies any more")
 	c.Flags().StringVar(&f.reason, "reason", "", "with --abort: why, for the log")
 	c.Flags().BoolVar(&f.noWait, "no-wait", false, "end when the job runs with it; dhalion outcomes --judge judges it later")
-	c.Flags().StringVar(&f.as, "as", "", "`person` who ends it (default: the user)")
+	c.Flags().StringVar(&f.as, "as", "", "`person` who ends it or decides (default: the user)")
 	a.policyFlags(c, &f.judge)
 	a.modelFlag(c, &f.judge)
 	a.complete(c, "decided", "done", "undone")
@@ -419,7 +421,10 @@ func (a *app) applier(ctx context.Context, st *store.Store, engine *liveEngine, 
 	x := &apply.Applier{
 		Journal: st, Actuator: hand, Holder: holder(), Dead: dead, Now: a.now, Wait: pause,
 		LeaseFor: leaseFor, TryFor: tryFor, Attempts: attempts, SettleIn: settleIn, Observe: a.observe,
-		Decided: map[string]string{"done": apply.Done, "undone": apply.Refused}[f.decided],
+		Decided: map[string]string{"done": apply.Done, "undone": apply.Refused}[f.decided], DecidedBy: f.as,
+	}
+	if x.DecidedBy == "" {
+		x.DecidedBy = a.person()
 	}
 	if _, shown := terminal(a.err); shown {
 		x.Say = func(format string, args ...any) { a.remark("%s", plain(fmt.Sprintf(format, args...))) }

@@ -47,7 +47,12 @@ func TestAPersonDecidesWhatBecomesOfAHookThatWasBegun(t *testing.T) {
 			if c.decided == "" {
 				b.run("apply", id, "--abort", "--reason", "looked at it")
 			} else {
-				b.run("apply", id, "--resume", "--decided", c.decided, "--no-wait")
+				b.run("apply", id, "--resume", "--decided", c.decided, "--as", "eve", "--no-wait")
+				said := b.db.text(`SELECT person || ': ' || (detail ->> 'reason') FROM log WHERE plan = $1 AND event = 'decided'`, id)
+				want := map[string]string{"done": "eve: the step that was begun was done", "undone": "eve: the step that was begun was not done"}[c.decided]
+				if strings.Join(said, ", ") != want {
+					t.Errorf("the log says %q, not %q", said, want)
+				}
 			}
 			if state, why := b.state(id); state != c.state {
 				t.Errorf("it is %s (%s), not %s", state, why, c.state)

@@ -62,6 +62,11 @@ func (s *Store) Begin(ctx context.Context, b apply.Beginning) (lease apply.Lease
 				return err
 			}
 		}
+		if b.Decided != "" {
+			if err := appendLog(ctx, tx, LogEntry{At: now, Job: row.Job, Plan: row.ID, Person: b.Person, Event: "decided", Detail: reason(b.Decided)}); err != nil {
+				return err
+			}
+		}
 		for _, job := range b.Jobs {
 			var epoch int64
 			if err := tx.QueryRow(ctx, `UPDATE leases SET plan = $2, holder = $3, until = $4, epoch = epoch + 1 WHERE job = $1 RETURNING epoch`,
