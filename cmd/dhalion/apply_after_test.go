@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -473,5 +476,75 @@ func TestADryRunOfSeveralStepsPrintsTheCallsThatApplySends(t *testing.T) {
 				t.Errorf("it did not say %q", sent)
 			}
 		})
+	}
+}
+
+// turning has dhalion.yaml say that knobs are set by a hook, which asks the bench to
+// start the job anew with --salt as it is told, or does nothing.
+func (b *bench) turning(works bool) {
+	b.t.Helper()
+	b.configured(oneJob)
+	text, err := os.ReadFile(b.config)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	script := filepath.Join(b.dir, "turn")
+	do := "exit 0\n"
+	if works {
+		do = fmt.Sprintf(`exec 3<>/dev/tcp/%s || exit 1
+printf 'POST /turn/%%s HTTP/1.0\r\n\r\n' "$1" >&3
+cat <&3 >/dev/null
+`, strings.Replace(strings.TrimPrefix(b.url, "http://"), ":", "/", 1))
+	}
+	b.write(script, "#!/bin/bash\n"+do, 0o700)
+	b.write(b.config, strings.Replace(string(text), "hooks:\n", fmt.Sprintf("hooks:\n  turn: {argv: [%q, \"{to}\"], timeout: 20s, does: set_knob}\n", script), 1), 0o600)
+}
+
+func TestAKnobThatAHookSetIsRememberedAndIsSetBackByIt(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "hooked"))
+	b.turning(true)
+	before := b.cluster.Live("orders").Run
+	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "1", "4")} }))
+	b.run("apply", id, "--no-wait")
+	live := b.cluster.Live("orders")
+	if live.Run == before || !slices.Equal(live.Arguments, []string{"--salt", "4", "--fast"}) {
+		t.Fatalf("run %s has arguments %v", live.Run, live.Arguments)
+	}
+	b.store(func(ctx context.Context, st *store.Store) error {
+		a, _, _ := b.app(time.Now)
+		for run, want := range map[string]string{before: "[--salt 1 --fast]", live.Run: "[--salt 4 --fast]"} {
+			if got, err := a.arguments(ctx, st, orders, run); err != nil || fmt.Sprint(got) != want {
+				t.Errorf("run %s was started with %v, not %s: %v", run, got, want, err)
+			}
+		}
+		return nil
+	})
+	b.undone(id)
+	if live := b.cluster.Live("orders"); !slices.Equal(live.Arguments, []string{"--salt", "1", "--fast"}) {
+		t.Errorf("it has arguments %v", live.Arguments)
+	}
+}
+
+func TestAHookThatStartsNothingAnewHasNotSetAKnob(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "idle"))
+	b.turning(false)
+	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "1", "4")} }))
+	// From when the hook has ended on every look at the clock takes some minutes.
+	var ended atomic.Bool
+	var looks atomic.Int64
+	a, _, errs := b.app(func() time.Time {
+		if ended.Load() {
+			looks.Add(1)
+		}
+		return time.Now().Add(time.Duration(looks.Load()) * settleIn / 2)
+	})
+	a.observe = func(p apply.Point) {
+		if p == apply.AfterConfirm {
+			ended.Store(true)
+		}
+	}
+	code := a.run(t.Context(), []string{"apply", id, "--no-wait"})
+	if state, why := b.state(id); code != exitFailure || state != "unclear" || !strings.Contains(why, "no other was started") {
+		t.Errorf("it ended with %d and is %s: %s %s", code, state, why, errs)
 	}
 }

@@ -99,6 +99,11 @@ func newBench(t *testing.T, db database) *bench {
 			b.cluster.Lose(worker)
 			return
 		}
+		if salt, ok := strings.CutPrefix(r.URL.Path, "/turn/"); ok {
+			b.cluster.SetState(b.cluster.Live("orders").Run, "CANCELED")
+			b.cluster.StartJar(b.cluster.Upload("shop.jar", shop), "--salt", salt, "--fast")
+			return
+		}
 		b.cluster.ServeHTTP(w, r)
 	}))
 	t.Cleanup(server.Close)

@@ -110,7 +110,8 @@ func sharing(p dhalion.Plan, all map[dhalion.JobID]dhalion.Topology) []apply.Sha
 }
 
 // arguments are those with which a run of a job was started, as far as is known:
-// what we started it with, else what dhalion.yaml says; nil when neither does.
+// what we started it with, or the hook that did last, else what dhalion.yaml says;
+// nil when none does.
 func (a *app) arguments(ctx context.Context, st *store.Store, job dhalion.JobID, run string) ([]string, error) {
 	ours, err := started(ctx, st, job)
 	if err != nil {
@@ -118,6 +119,16 @@ func (a *app) arguments(ctx context.Context, st *store.Store, job dhalion.JobID,
 	}
 	if with, ok := ours[run]; ok {
 		return with, nil
+	}
+	had, left, err := hooked(ctx, st, job)
+	if err != nil {
+		return nil, err
+	}
+	if with, ok := had[run]; ok {
+		return with, nil
+	}
+	if left != nil {
+		return left, nil
 	}
 	c, err := a.config()
 	if err != nil {
@@ -163,6 +174,18 @@ func (a *app) hand(ctx context.Context, st *store.Store, c *liveEngine, job dhal
 	if engine.Started, err = started(ctx, st, job); err != nil {
 		return nil, err
 	}
+	had, left, err := hooked(ctx, st, job)
+	if err != nil {
+		return nil, err
+	}
+	for run, with := range had {
+		if _, ours := engine.Started[run]; !ours {
+			engine.Started[run] = with
+		}
+	}
+	if engine.Start != nil && left != nil {
+		engine.Start.Arguments = left
+	}
 	return func(x dhalion.Action) (apply.Actuator, error) {
 		name, ok := conf.HookFor(x.Kind, job)
 		switch {
@@ -173,6 +196,9 @@ func (a *app) hand(ctx context.Context, st *store.Store, c *liveEngine, job dhal
 				does.Settled = func(ctx context.Context, x dhalion.Action) (apply.Standing, string) {
 					return engine.Moved(ctx, apply.Leaves(x))
 				}
+			}
+			if x.Kind == dhalion.SetKnob || x.Kind == dhalion.Restart {
+				return &renewing{Actuator: does, engine: engine}, nil
 			}
 			return does, nil
 		case x.Kind == dhalion.Relocate || x.Kind == dhalion.Repartition:
