@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/plan/planfile"
 )
 
 // Call is one step of a plan as an actuator sees it: actions of one kind that
@@ -103,9 +104,12 @@ var Points = []Point{BeforeBegin, AfterBegin, BeforeIntent, AfterIntent, BeforeA
 type Applier struct {
 	Journal  Journal
 	Actuator func(dhalion.Action) (Actuator, error) // by kind
-	Holder   string
-	Dead     func(holder string) bool // whether that holder is known to have ended; may be nil
-	Now      func() time.Time
+	// Tell gives who is told of an alert, beside whoever reads the outcome; it and what
+	// it gives may be nil: nobody.
+	Tell   func(dhalion.Action) Actuator
+	Holder string
+	Dead   func(holder string) bool // whether that holder is known to have ended; may be nil
+	Now    func() time.Time
 	// Wait sleeps, and returns early with the context's error when it ends.
 	Wait func(ctx context.Context, d time.Duration) error
 
@@ -219,12 +223,13 @@ func (r *round) steps() (state dhalion.PlanState, why string, err error) {
 	if err != nil {
 		return "", "", err
 	}
+	untold := false
 	for _, s := range Steps(r.plan) {
 		if len(s.Actions) == 0 {
 			continue // what stands around the actions
 		}
 		if s.Class == Harmless {
-			r.note(s, "applied", "told")
+			untold = r.tell(s) || untold
 			continue
 		}
 		before := entriesOf(entries, s.Actions[0])
@@ -249,7 +254,43 @@ func (r *round) steps() (state dhalion.PlanState, why string, err error) {
 			return dhalion.PlanUnclear, r.told(s, why), nil
 		}
 	}
+	if untold && !slices.ContainsFunc(r.plan.Actions, func(x dhalion.Action) bool { return x.Kind != dhalion.Alert }) {
+		return dhalion.PlanFailed, "nobody was told", nil
+	}
 	return dhalion.PlanApplied, "", nil
+}
+
+// tell carries out an alert and reports whether it failed. It ends no plan: what is
+// wrong is mended although nobody hears of it.
+func (r *round) tell(s Step) (failed bool) {
+	c := callOf(r.id, r.plan, s)
+	message := c.Actions[0].Message
+	who := r.a.teller(c.Actions[0])
+	if who == nil {
+		r.note(s, "applied", message)
+		return false
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, r.a.TryFor)
+	defer cancel()
+	intent, err := who.Prepare(ctx, c)
+	if err != nil {
+		r.note(s, "failed", message+"; "+err.Error())
+		return true
+	}
+	r.a.say("%s", s.Text)
+	if result := who.Act(ctx, c, intent); result.Outcome != Done {
+		r.note(s, "failed", message+"; "+result.Detail)
+		return true
+	}
+	r.note(s, "applied", message)
+	return false
+}
+
+func (a *Applier) teller(x dhalion.Action) Actuator {
+	if a.Tell == nil {
+		return nil
+	}
+	return a.Tell(x)
 }
 
 // Prepare works out what every step of a plan would send, and which of them would
@@ -258,7 +299,17 @@ func (a *Applier) Prepare(ctx context.Context, id string, p dhalion.Plan) []Step
 	steps := Steps(p)
 	var before []Intent
 	for i, s := range steps {
-		if len(s.Actions) == 0 || s.Class == Harmless {
+		if len(s.Actions) == 0 {
+			continue
+		}
+		if s.Class == Harmless {
+			if who := a.teller(p.Actions[s.Actions[0]]); who != nil {
+				if intent, err := who.Prepare(ctx, callOf(id, p, s)); err != nil {
+					steps[i].Details = append(steps[i].Details, "nobody would be told: "+planfile.Plain(err.Error()))
+				} else {
+					steps[i].Call = &intent
+				}
+			}
 			continue
 		}
 		actuator, err := a.Actuator(p.Actions[s.Actions[0]])

@@ -419,7 +419,7 @@ func (a *app) applier(ctx context.Context, st *store.Store, engine *liveEngine, 
 		return nil, err
 	}
 	x := &apply.Applier{
-		Journal: st, Actuator: hand, Holder: holder(), Dead: dead, Now: a.now, Wait: pause,
+		Journal: st, Actuator: hand, Tell: a.teller(d.plan.Job), Holder: holder(), Dead: dead, Now: a.now, Wait: pause,
 		LeaseFor: leaseFor, TryFor: tryFor, Attempts: attempts, SettleIn: settleIn, Observe: a.observe,
 		Decided: map[string]string{"done": apply.Done, "undone": apply.Refused}[f.decided], DecidedBy: f.as,
 	}

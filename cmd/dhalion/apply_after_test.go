@@ -548,3 +548,62 @@ func TestAHookThatStartsNothingAnewHasNotSetAKnob(t *testing.T) {
 		t.Errorf("it ended with %d and is %s: %s %s", code, state, why, errs)
 	}
 }
+
+func TestAnAlertIsPrintedAndToldByAHook(t *testing.T) {
+	db := calling(t, newSession(t).url, "alerts")
+	alert := func(t dhalion.Topology) dhalion.Action {
+		return dhalion.Action{Kind: dhalion.Alert, Target: dhalion.JobTarget(orders), Message: "checkpoints fail", Because: because("count"), Probability: .9,
+			Expect: dhalion.Expectation{Summary: "somebody looks"}, Affects: []dhalion.Affected{}}
+	}
+	for _, c := range []struct {
+		name    string
+		hook    string // what it does with the message; empty: there is none
+		more    bool   // whether the plan rescales, too
+		code    int
+		state   string
+		outcome string
+		told    string
+	}{
+		{"without a hook", "", false, exitDone, "applied", "applied checkpoints fail", ""},
+		{"by a hook", `printf '%s\n' "$1" >>"$2"`, true, exitDone, "applied", "applied checkpoints fail", "checkpoints fail\n"},
+		{"by a hook that fails", "exit 3", false, exitFailure, "failed", "failed checkpoints fail; hook page ended with 3", ""},
+		{"by a hook that fails, with a rescale", "exit 3", true, exitDone, "applied", "failed checkpoints fail; hook page ended with 3", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, db)
+			told := filepath.Join(b.dir, "told.txt")
+			if c.hook != "" {
+				text, err := os.ReadFile(b.config)
+				if err != nil {
+					t.Fatal(err)
+				}
+				script := filepath.Join(b.dir, "page")
+				b.write(script, "#!/bin/sh\n"+c.hook+"\n", 0o700)
+				b.write(b.config, strings.Replace(string(text), "hooks:\n", fmt.Sprintf("hooks:\n  page: {argv: [%q, \"{message}\", %q], does: alert}\n", script, told), 1), 0o600)
+			}
+			id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action {
+				if c.more {
+					return []dhalion.Action{alert(t), rescale(t, "count", 6)}
+				}
+				return []dhalion.Action{alert(t)}
+			}))
+			if dry := b.run("apply", id, "--dry-run"); c.hook != "" && !strings.Contains(dry, "/page 'checkpoints fail'") {
+				t.Errorf("the dry run does not say who is told: %s", dry)
+			}
+			said, code := b.try(time.Now, "apply", id, "--no-wait")
+			if state, why := b.state(id); code != c.code || state != c.state || !strings.Contains(said, "checkpoints fail") {
+				t.Errorf("it ended with %d and is %s (%s): %s", code, state, why, said)
+			}
+			noted := b.db.text(`SELECT applied || ' ' || detail FROM outcomes WHERE plan = $1 AND kind = 'alert'`, id)
+			if strings.Join(noted, ",") != c.outcome {
+				t.Errorf("it came to %q", noted)
+			}
+			if text, err := os.ReadFile(told); string(text) != c.told || err != nil && c.told != "" {
+				t.Errorf("it told %q, %v", text, err)
+			}
+			if c.more && b.count() != 6 {
+				t.Errorf("count has %d instances", b.count())
+			}
+		})
+	}
+}

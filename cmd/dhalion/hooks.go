@@ -63,3 +63,18 @@ func hooked(ctx context.Context, st *store.Store, job dhalion.JobID) (had map[st
 	}
 	return had, left, nil
 }
+
+// teller is the hook that is declared for the alerts of a job.
+func (a *app) teller(job dhalion.JobID) func(dhalion.Action) apply.Actuator {
+	return func(x dhalion.Action) apply.Actuator {
+		conf, err := a.config()
+		if err != nil {
+			return nil // with a broken configuration nothing is applied
+		}
+		name, ok := conf.HookFor(x.Kind, job)
+		if !ok {
+			return nil
+		}
+		return &hook.Actuator{Name: name, Argv: conf.Hooks[name].Argv, Timeout: conf.Hooks[name].Timeout}
+	}
+}
