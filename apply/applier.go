@@ -79,16 +79,6 @@ func (e *AwayError) Error() string { return e.Err.Error() }
 // Unwrap is what was met.
 func (e *AwayError) Unwrap() error { return e.Err }
 
-// MovedError says that a job is not as a step should find it, and not as the step
-// leaves it either: somebody else changed it.
-type MovedError struct{ Err error }
-
-// Error is what was met.
-func (e *MovedError) Error() string { return e.Err.Error() }
-
-// Unwrap is what was met.
-func (e *MovedError) Unwrap() error { return e.Err }
-
 // Classed is an Actuator that says itself what a crash in the middle of its
 // actions means; of any other that follows from the kind of action.
 type Classed interface {
@@ -446,7 +436,8 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 		if !open || s.Class != Checkable {
 			prepared, err := r.prepare(actuator, c)
 			var gone *AwayError
-			// One that was away has no jobs and no slots at first.
+			// One that was away has no jobs and no slots at first, and runs a job with fewer
+			// instances until its workers are there.
 			away = away || errors.As(err, &gone)
 			switch {
 			case err == nil:
@@ -455,10 +446,6 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 				return "", "", r.ctx.Err()
 			case errors.As(err, new(*LostError)) || errors.As(err, new(*unrenewedError)):
 				return "", "", err
-			case errors.As(err, new(*MovedError)) && open:
-				return Unsure, "it was begun before, and cannot be repeated: " + err.Error(), nil
-			case errors.As(err, new(*MovedError)):
-				return Refused, "nothing was sent: " + err.Error(), nil
 			case (open || away) && r.a.Now().Before(until):
 				// The engine may be on its way up again.
 				if err := r.later(s, err.Error()); err != nil {

@@ -115,14 +115,14 @@ func (a *Actuator) run(ctx context.Context) (flink.Job, error) {
 	return found[0], nil
 }
 
-// unmoved returns *apply.MovedError when a run is not as a call should find it; a
-// component may have what the call itself gives it.
+// unmoved refuses a run that is not as a call should find it: somebody else changed
+// it since. A component may have what the call itself gives it.
 func (a *Actuator) unmoved(c apply.Call, run flink.Job) error {
 	if len(c.Before.Components) == 0 {
 		return nil
 	}
 	moved := func(format string, args ...any) error {
-		return &apply.MovedError{Err: fmt.Errorf("flink: "+format+": somebody else changed "+a.Job, args...)}
+		return fmt.Errorf("flink: %s is not as the plan found it: %s", a.Job, fmt.Sprintf(format, args...))
 	}
 	names := flink.ComponentNames(run.Vertices)
 	if len(run.Vertices) != len(c.Before.Components) {
