@@ -389,11 +389,12 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 		case isDone(before):
 			r.a.say("%s: it was sent before", s.Text)
 			return r.land(actuator, s, c, intent, attempt)
-		case last.Result != nil && last.Result.Outcome == Refused && (s.Class != Opaque || r.a.Decided == Refused):
+		case last.Result != nil && last.Result.Outcome == Refused && (s.Class == Repeatable || s.Class == Opaque && r.a.Decided == Refused):
 			// It was refused and is tried again: a person asked for that.
 		case last.Result != nil && last.Result.Outcome == Refused:
-			// A hook that said that it failed may have done a part of its work: it is not run
-			// again because the applier died before it had said so.
+			// The applier died before it had said so. A hook that failed may have done a part
+			// of its work, and a restart may have been refused because of a run that somebody
+			// else has started since: neither is begun anew.
 			return Refused, last.Result.Detail, nil
 		case s.Class == Opaque && r.a.Decided == Done:
 			if err := r.found(s, intent, attempt+1, "a person said that it was done"); err != nil {

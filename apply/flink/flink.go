@@ -768,11 +768,13 @@ func (a *Actuator) lookRestart(ctx context.Context, n note) (apply.Standing, str
 		return apply.Unknown, refusal(answer).Error()
 	}
 	job, err := flink.Decode[flink.Job](answer.Body)
+	// Who has to start the job by hand must know from where.
+	from := "it was started from savepoint " + cmp.Or(n.Savepoint, "(not known)")
 	switch {
 	case err != nil:
 		return apply.Unknown, err.Error()
 	case flink.Terminal(job.State):
-		return apply.Failed, fmt.Sprintf("run %s is %s; it was started from savepoint %s", n.Next, job.State, cmp.Or(n.Savepoint, "(not known)"))
+		return apply.Failed, fmt.Sprintf("run %s is %s; %s", n.Next, job.State, from)
 	}
 	a.remember(n)
 	if len(n.Bounds) > 0 {
@@ -790,7 +792,11 @@ func (a *Actuator) lookRestart(ctx context.Context, n note) (apply.Standing, str
 			return apply.Working, fmt.Sprintf("%s has %d instances, and had %d", names[v.ID], v.Parallelism.Int(), had)
 		}
 	}
-	return running(job)
+	standing, why := running(job)
+	if standing != apply.Settled {
+		why += "; " + from
+	}
+	return standing, why
 }
 
 // running reports whether every task of a job runs.

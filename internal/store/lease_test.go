@@ -171,6 +171,24 @@ func TestAJobWhoseNewRunDoesNotComeUpIsStartedAsItWas(t *testing.T) {
 	}
 }
 
+func TestARunThatRestartsOnAndOnLeavesThePlanUnclearAndTellsTheSavepoint(t *testing.T) {
+	s, _ := withJob(t)
+	p := approved(t, s, `{"comes up":"never"}`)
+	b := newBed(t, s)
+	b.each = func(time.Time) {
+		if live := b.Live("words"); slices.Equal(live.Arguments, []string{"--salt", "4"}) {
+			b.SetState(live.Run, "RESTARTING")
+		}
+	}
+	report, err := b.applier("one").Apply(ctx, p.ID, saltFour(p.Job), false)
+	if err != nil || report.State != dhalion.PlanUnclear || !strings.Contains(report.Why, "is RESTARTING; it was started from savepoint file:/savepoints/") {
+		t.Errorf("it is %s (%s), %v", report.State, report.Why, err)
+	}
+	if ids, alive := b.RunsOf("words"); alive != 1 {
+		t.Errorf("of the runs %v %d are alive", ids, alive)
+	}
+}
+
 func TestWhereverAnApplierIsKilledAJobWhoseNewRunFailsIsStartedAsItWasOnce(t *testing.T) {
 	s, _ := withJob(t)
 	for nth := 0; ; nth++ {
