@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,8 +24,22 @@ type Call struct {
 	// After are the intents of the plan's earlier steps where these are not carried out
 	// yet: Prepare works out what is sent when they are.
 	After []Intent
-	// Before is the topology that the plan was made from.
+	// Before is the job as the step should find it: the topology that the plan was made
+	// from, with what the plan's earlier steps have set.
 	Before dhalion.Topology
+	// Guard stands around every request of Act that changes something; nil: nothing
+	// does. See Change.
+	Guard func(ctx context.Context, send func() Result) Result
+}
+
+// Change sends one request that changes something. Act sends each of them by it:
+// between two requests of one step the lease may have been lost, and then the
+// second is not sent and the result is Unsure.
+func (c Call) Change(ctx context.Context, send func() Result) Result {
+	if c.Guard == nil {
+		return send()
+	}
+	return c.Guard(ctx, send)
 }
 
 // Standing is how a call stands with the engine.
@@ -50,8 +65,9 @@ type Actuator interface {
 	// work (no free slots, no such hook); *AwayError is no refusal. It reads and
 	// changes nothing. The same call gives the same ids in every attempt.
 	Prepare(ctx context.Context, c Call) (Intent, error)
-	// Act sends it. It is called again with the same intent only for a call that is
-	// repeatable or checkable.
+	// Act sends it, every request that changes something by c.Change. It is called
+	// again with the same intent only for a call that is repeatable or checkable. Its
+	// context ends when the lease is lost.
 	Act(ctx context.Context, c Call, i Intent) Result
 	// Look asks the engine how the call stands; why is for people.
 	Look(ctx context.Context, c Call, i Intent) (s Standing, why string)
@@ -73,6 +89,20 @@ type Classed interface {
 	Class() string
 }
 
+// Restorer is an Actuator that can have a job run as before that a call has brought
+// down.
+type Restorer interface {
+	// Restore is the intent that does so, with Back, for Act and Look. ok is false where
+	// the job is not known to be down, or not by this call.
+	Restore(ctx context.Context, c Call, i Intent) (back Intent, ok bool)
+}
+
+// Timed is an Actuator that says itself how long one Act of a call may take; of any
+// other, and where it says 0, that is Applier.TryFor.
+type Timed interface {
+	Within(c Call) time.Duration
+}
+
 func classOf(actuator Actuator, s Step) string {
 	if c, ok := actuator.(Classed); ok {
 		return c.Class()
@@ -83,22 +113,27 @@ func classOf(actuator Actuator, s Step) string {
 // Point is a place where an applier may be interrupted, for tests.
 type Point string
 
-// The points around every journal write and every engine call.
+// The points around every journal write and every request that changes something. A
+// restart has several requests and writes, and passes them as often.
 const (
 	BeforeBegin   Point = "before-begin"
 	AfterBegin    Point = "after-begin"
 	BeforeIntent  Point = "before-intent"
 	AfterIntent   Point = "after-intent"
+	BeforeRenew   Point = "before-renew" // not of the renewals that go on beside a call
+	AfterRenew    Point = "after-renew"
 	BeforeAct     Point = "before-act"
 	AfterAct      Point = "after-act"
 	BeforeConfirm Point = "before-confirm"
 	AfterConfirm  Point = "after-confirm"
 	BeforeEnd     Point = "before-end"
 	AfterEnd      Point = "after-end"
+	BeforeJudge   Point = "before-judge" // by whoever judges the outcome, afterwards
+	AfterJudge    Point = "after-judge"
 )
 
-// Points lists them in the order in which an apply passes them.
-var Points = []Point{BeforeBegin, AfterBegin, BeforeIntent, AfterIntent, BeforeAct, AfterAct, BeforeConfirm, AfterConfirm, BeforeEnd, AfterEnd}
+// Points lists those of an apply, in the order in which it passes them first.
+var Points = []Point{BeforeBegin, AfterBegin, BeforeIntent, AfterIntent, BeforeRenew, AfterRenew, BeforeAct, AfterAct, BeforeConfirm, AfterConfirm, BeforeEnd, AfterEnd}
 
 // Applier carries out plans that have passed the gate.
 type Applier struct {
@@ -119,7 +154,7 @@ type Applier struct {
 	DecidedBy string // who said so
 
 	LeaseFor time.Duration // length of a lease; renewed before it is over
-	TryFor   time.Duration // of one attempt at a step
+	TryFor   time.Duration // of one attempt at a step whose actuator is not Timed
 	Attempts int           // at a repeatable or checkable step
 	SettleIn time.Duration // how long the engine may take to run with what was asked
 
@@ -214,6 +249,7 @@ type round struct {
 	lease    Lease
 	outcomes []dhalion.Outcome
 	settled  time.Time
+	stopped  error // why a request was not sent: the lease could not be renewed
 }
 
 // steps does one after the other. A step that failed ends the plan; what was done
@@ -224,6 +260,7 @@ func (r *round) steps() (state dhalion.PlanState, why string, err error) {
 		return "", "", err
 	}
 	untold := false
+	now := r.plan.Topology
 	for _, s := range Steps(r.plan) {
 		if len(s.Actions) == 0 {
 			continue // what stands around the actions
@@ -237,15 +274,17 @@ func (r *round) steps() (state dhalion.PlanState, why string, err error) {
 			// A step is begun when the one before it has settled; and after a restart the
 			// engine no longer tells of the run that this one changed.
 			r.note(s, "applied", "it had settled before the next step was begun")
+			now = after(now, r.plan, s)
 			continue
 		}
-		done, why, err := r.step(s, callOf(r.id, r.plan, s), before)
+		done, why, err := r.step(s, callOf(r.id, r.plan, s, now), before)
 		if err != nil {
 			return "", "", err
 		}
 		switch done {
 		case Done:
 			r.note(s, "applied", why)
+			now = after(now, r.plan, s)
 		case Refused:
 			r.note(s, "failed", why)
 			return dhalion.PlanFailed, r.told(s, why), nil
@@ -263,7 +302,7 @@ func (r *round) steps() (state dhalion.PlanState, why string, err error) {
 // tell carries out an alert and reports whether it failed. It ends no plan: what is
 // wrong is mended although nobody hears of it.
 func (r *round) tell(s Step) (failed bool) {
-	c := callOf(r.id, r.plan, s)
+	c := callOf(r.id, r.plan, s, r.plan.Topology)
 	message := c.Actions[0].Message
 	who := r.a.teller(c.Actions[0])
 	if who == nil {
@@ -304,7 +343,7 @@ func (a *Applier) Prepare(ctx context.Context, id string, p dhalion.Plan) []Step
 		}
 		if s.Class == Harmless {
 			if who := a.teller(p.Actions[s.Actions[0]]); who != nil {
-				if intent, err := who.Prepare(ctx, callOf(id, p, s)); err != nil {
+				if intent, err := who.Prepare(ctx, callOf(id, p, s, p.Topology)); err != nil {
 					steps[i].Details = append(steps[i].Details, "nobody would be told: "+planfile.Plain(err.Error()))
 				} else {
 					steps[i].Call = &intent
@@ -319,7 +358,7 @@ func (a *Applier) Prepare(ctx context.Context, id string, p dhalion.Plan) []Step
 		}
 		steps[i].Class = classOf(actuator, s)
 		try, cancel := context.WithTimeout(ctx, a.TryFor)
-		c := callOf(id, p, s)
+		c := callOf(id, p, s, p.Topology)
 		c.After = before
 		intent, err := actuator.Prepare(try, c)
 		cancel()
@@ -334,8 +373,8 @@ func (a *Applier) Prepare(ctx context.Context, id string, p dhalion.Plan) []Step
 }
 
 // callOf is a step as an actuator sees it.
-func callOf(id string, p dhalion.Plan, s Step) Call {
-	c := Call{ID: fmt.Sprintf("%s-%d", id, s.Actions[0]), Plan: id, Job: p.Job, Before: p.Topology}
+func callOf(id string, p dhalion.Plan, s Step, before dhalion.Topology) Call {
+	c := Call{ID: fmt.Sprintf("%s-%d", id, s.Actions[0]), Plan: id, Job: p.Job, Before: before}
 	for _, i := range s.Actions {
 		c.Actions = append(c.Actions, p.Actions[i])
 	}
@@ -388,18 +427,32 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 	if attempt > 0 {
 		last = &before[attempt-1]
 	}
+	var intent Intent
+	if last != nil {
+		if intent = last.Intent; last.Result != nil && last.Result.Outcome == Partly {
+			intent = *last.Result.Next
+		}
+		if intent.Back {
+			return r.back(actuator, s, c, intent, attempt, "it had failed before", last)
+		}
+	}
 	if last != nil { // an earlier process came so far
 		switch {
 		case isDone(before):
 			r.a.say("%s: it was sent before", s.Text)
-			return r.settle(actuator, c, last.Intent, s)
-		case last.Result != nil && last.Result.Outcome == Refused:
+			return r.land(actuator, s, c, intent, attempt)
+		case last.Result != nil && last.Result.Outcome == Refused && (s.Class == Repeatable || s.Class == Opaque && r.a.Decided == Refused):
 			// It was refused and is tried again: a person asked for that.
+		case last.Result != nil && last.Result.Outcome == Refused:
+			// The applier died before it had said so. A hook that failed may have done a part
+			// of its work, and a restart may have been refused because of a run that somebody
+			// else has started since: neither is begun anew.
+			return Refused, last.Result.Detail, nil
 		case s.Class == Opaque && r.a.Decided == Done:
-			if err := r.found(s, last.Intent, attempt+1, r.a.DecidedBy+" said that it was done"); err != nil {
+			if err := r.found(s, intent, attempt+1, r.a.DecidedBy+" said that it was done"); err != nil {
 				return "", "", err
 			}
-			return r.settle(actuator, c, last.Intent, s)
+			return r.land(actuator, s, c, intent, attempt+1)
 		case s.Class == Opaque && r.a.Decided == Refused:
 			// A person said that it was not done.
 		case s.Class == Opaque:
@@ -407,28 +460,27 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 		default:
 			// A repeatable step is asked for, too: while a job changes, there is nothing to
 			// be sent to it.
-			standing, why, err := r.ask(actuator, s, c, last.Intent)
+			standing, why, err := r.ask(actuator, s, c, intent)
 			if err != nil {
 				return "", "", err
 			}
 			switch {
 			case standing == Settled || standing == Working:
-				if err := r.found(s, last.Intent, attempt+1, "found done after a crash"); err != nil {
+				if err := r.found(s, intent, attempt+1, "found done after a crash"); err != nil {
 					return "", "", err
 				}
-				return r.settle(actuator, c, last.Intent, s)
+				return r.land(actuator, s, c, intent, attempt+1)
 			case standing == Failed:
-				return Refused, why, nil
+				outcome, why, _, err := r.restore(actuator, s, c, intent, attempt, why)
+				return outcome, why, err
 			case standing == Unknown && s.Class == Checkable:
 				return Unsure, "the engine does not tell whether it was done: " + why, nil
 			}
 		}
 	}
-	open := last != nil && (last.Result == nil || last.Result.Outcome == Unsure)
-	var intent Intent
-	if open {
-		intent = last.Intent
-	}
+	open := last != nil && (last.Result == nil || last.Result.Outcome == Unsure || last.Result.Outcome == Partly)
+	// Whether every request that may have had an effect was answered.
+	heard := last == nil || last.Result != nil && last.Result.Outcome != Unsure
 	until, away := r.a.Now().Add(r.a.SettleIn), false
 	for try := 1; ; try++ {
 		attempt++
@@ -437,13 +489,16 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 		if !open || s.Class != Checkable {
 			prepared, err := r.prepare(actuator, c)
 			var gone *AwayError
-			// One that was away has no jobs and no slots at first.
+			// One that was away has no jobs and no slots at first, and runs a job with fewer
+			// instances until its workers are there.
 			away = away || errors.As(err, &gone)
 			switch {
 			case err == nil:
 				intent = prepared
 			case r.ctx.Err() != nil:
 				return "", "", r.ctx.Err()
+			case errors.As(err, new(*LostError)) || errors.As(err, new(*unrenewedError)):
+				return "", "", err
 			case (open || away) && r.a.Now().Before(until):
 				// The engine may be on its way up again.
 				if err := r.later(s, err.Error()); err != nil {
@@ -463,16 +518,19 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 		if err != nil {
 			return "", "", err
 		}
+		standing := Unknown
 		switch {
 		case result.Outcome == Done:
-			return r.settle(actuator, c, intent, s)
+			return r.land(actuator, s, c, intent, attempt)
+		case result.Outcome == Partly:
+			intent, open, try = *result.Next, true, 0
+			continue
 		case result.Outcome == Refused:
 			return Refused, result.Detail, nil
 		case s.Class == Opaque:
 			return Unsure, result.Detail, nil
 		default:
-			standing, _, err := r.ask(actuator, s, c, intent)
-			if err != nil {
+			if standing, _, err = r.ask(actuator, s, c, intent); err != nil {
 				return "", "", err
 			}
 			switch standing {
@@ -481,11 +539,16 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 				if err := r.found(s, intent, attempt, "found done although its answer was lost"); err != nil {
 					return "", "", err
 				}
-				return r.settle(actuator, c, intent, s)
+				return r.land(actuator, s, c, intent, attempt)
 			}
 		}
-		open = true
+		open, heard = true, heard && result.Answer != nil
 		if try >= r.a.Attempts {
+			if standing == Undone && heard {
+				if outcome, why, ok, err := r.restore(actuator, s, c, intent, attempt, result.Detail); ok || err != nil {
+					return outcome, why, err
+				}
+			}
 			return Unsure, result.Detail, nil
 		}
 		r.a.say("%s: %s; trying again", s.Text, result.Detail)
@@ -501,7 +564,10 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 func (r *round) ask(actuator Actuator, s Step, c Call, intent Intent) (Standing, string, error) {
 	until := r.a.Now().Add(r.a.SettleIn)
 	for {
-		standing, why := actuator.Look(r.ctx, c, intent)
+		standing, why, err := r.look(actuator, c, intent)
+		if err != nil {
+			return standing, why, err
+		}
 		if s.Class == Repeatable || standing != Unknown || !r.a.Now().Before(until) {
 			return standing, why, nil
 		}
@@ -523,53 +589,70 @@ func (r *round) later(s Step, why string) error {
 // found writes down that a step is done of which the journal says that nobody
 // knows: what was set is known by what is confirmed.
 func (r *round) found(s Step, intent Intent, attempt int, why string) error {
-	id, err := r.a.Journal.Intend(r.ctx, r.lease, s.Actions[0], attempt, intent, r.a.Now())
+	id, err := r.intend(s, intent, attempt)
 	if err != nil {
 		return err
 	}
 	return r.confirm(id, Result{Outcome: Done, Detail: why})
 }
 
-func (r *round) prepare(actuator Actuator, c Call) (Intent, error) {
-	ctx, cancel := context.WithTimeout(r.ctx, r.a.TryFor)
-	defer cancel()
-	return actuator.Prepare(ctx, c)
+func (r *round) prepare(actuator Actuator, c Call) (intent Intent, err error) {
+	lost := r.leased(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, r.a.TryFor)
+		defer cancel()
+		intent, err = actuator.Prepare(ctx, c)
+	})
+	return intent, cmp.Or(lost, err)
+}
+
+func (r *round) look(actuator Actuator, c Call, intent Intent) (standing Standing, why string, err error) {
+	err = r.leased(func(ctx context.Context) {
+		standing, why = actuator.Look(ctx, c, intent)
+	})
+	return standing, why, err
 }
 
 // try is one attempt: intent, call, confirm.
 func (r *round) try(actuator Actuator, s Step, c Call, intent Intent, attempt int) (Result, error) {
-	r.a.observe(BeforeIntent)
-	id, err := r.a.Journal.Intend(r.ctx, r.lease, s.Actions[0], attempt, intent, r.a.Now())
+	id, err := r.intend(s, intent, attempt)
 	if err != nil {
 		return Result{}, err
 	}
-	r.a.observe(AfterIntent)
-	if err := r.renew(); err != nil {
-		return Result{}, err
-	}
 	r.a.say("%s", s.Text)
-	r.a.observe(BeforeAct)
-	ctx, cancel := context.WithTimeout(r.ctx, r.a.TryFor)
-	result := actuator.Act(ctx, c, intent)
-	cancel()
-	r.a.observe(AfterAct)
-	// What came back is written down although the apply was interrupted meanwhile.
-	r.a.observe(BeforeConfirm)
-	if err := r.confirm(id, result); err != nil {
-		return Result{}, err
+	limit := r.a.TryFor
+	if timed, ok := actuator.(Timed); ok {
+		limit = cmp.Or(timed.Within(c), limit)
 	}
-	r.a.observe(AfterConfirm)
-	return result, r.ctx.Err()
+	c.Guard = r.guard
+	var result Result
+	lost := r.leased(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		result = actuator.Act(ctx, c, intent)
+	})
+	// What came back is written down although the apply was interrupted or lost its
+	// lease meanwhile.
+	unwritten := r.confirm(id, result)
+	return result, cmp.Or(lost, r.stopped, unwritten, r.ctx.Err())
+}
+
+func (r *round) intend(s Step, intent Intent, attempt int) (id int64, err error) {
+	r.a.observe(BeforeIntent)
+	if id, err = r.a.Journal.Intend(r.ctx, r.lease, s.Actions[0], attempt, intent, r.a.Now()); err == nil {
+		r.a.observe(AfterIntent)
+	}
+	return id, err
 }
 
 func (r *round) confirm(id int64, result Result) error {
+	r.a.observe(BeforeConfirm)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), 10*time.Second)
 	defer cancel()
-	return r.a.Journal.Confirm(ctx, id, result, r.a.Now())
-}
-
-func (r *round) renew() error {
-	return r.a.Journal.Renew(r.ctx, r.lease, r.a.Now(), r.a.LeaseFor)
+	err := r.a.Journal.Confirm(ctx, id, result, r.a.Now())
+	if err == nil {
+		r.a.observe(AfterConfirm)
+	}
+	return err
 }
 
 // settle waits until the engine runs with what was asked for.
@@ -579,7 +662,10 @@ func (r *round) settle(actuator Actuator, c Call, intent Intent, s Step) (outcom
 		if err := r.renew(); err != nil {
 			return "", "", err
 		}
-		standing, why := actuator.Look(r.ctx, c, intent)
+		standing, why, err := r.look(actuator, c, intent)
+		if err != nil {
+			return "", "", err
+		}
 		switch standing {
 		case Settled:
 			r.settled = r.a.Now()
@@ -602,4 +688,78 @@ func (r *round) settle(actuator Actuator, c Call, intent Intent, s Step) (outcom
 			return "", "", err
 		}
 	}
+}
+
+// land waits until the engine runs with a step, and has the job run as before when
+// it will not.
+func (r *round) land(actuator Actuator, s Step, c Call, intent Intent, attempt int) (outcome, why string, err error) {
+	outcome, why, err = r.settle(actuator, c, intent, s)
+	if outcome != Refused {
+		return outcome, why, err
+	}
+	outcome, why, _, err = r.restore(actuator, s, c, intent, attempt, why)
+	return outcome, why, err
+}
+
+// restore has a job run as before that a step has brought down; why says how it
+// did. ok is false, and the outcome Refused, when there is nothing to be done.
+func (r *round) restore(actuator Actuator, s Step, c Call, intent Intent, attempt int, why string) (outcome, told string, ok bool, err error) {
+	restorer, can := actuator.(Restorer)
+	if !can {
+		return Refused, why, false, nil
+	}
+	var back Intent
+	if err := r.leased(func(ctx context.Context) { back, ok = restorer.Restore(ctx, c, intent) }); err != nil || !ok {
+		return Refused, why, false, err
+	}
+	outcome, told, err = r.back(actuator, s, c, back, attempt, why, nil)
+	return outcome, told, true, err
+}
+
+// back carries out what has a job run as before. last is an earlier process's
+// attempt at it. The step has failed, whatever comes of it.
+func (r *round) back(actuator Actuator, s Step, c Call, back Intent, attempt int, why string, last *Entry) (outcome, told string, err error) {
+	r.a.say("%s: %s; the job is started as it was before", s.Text, why)
+	sent := last != nil
+	for try := 1; last == nil || last.Result == nil || last.Result.Outcome != Done; try++ {
+		if sent {
+			standing, _, err := r.ask(actuator, s, c, back)
+			if err != nil {
+				return "", "", err
+			}
+			if standing == Settled || standing == Working {
+				if err := r.found(s, back, attempt+1, "found done although its answer was lost"); err != nil {
+					return "", "", err
+				}
+				break
+			}
+		}
+		attempt++
+		result, err := r.try(actuator, s, c, back, attempt)
+		switch {
+		case err != nil:
+			return "", "", err
+		case result.Outcome == Refused:
+			return Refused, why + "; and it was not started as it was before: " + result.Detail, nil
+		case result.Outcome != Done && try >= r.a.Attempts:
+			return Unsure, why + "; and whether it was started as it was before is not known: " + result.Detail, nil
+		}
+		if result.Outcome == Done {
+			break
+		}
+		sent = true
+		if err := r.a.Wait(r.ctx, time.Second<<min(try-1, 4)); err != nil {
+			return "", "", err
+		}
+	}
+	outcome, told, err = r.settle(actuator, c, back, s)
+	switch {
+	case err != nil:
+		return "", "", err
+	case outcome == Done:
+		return Refused, why + "; the job runs again as it did before: " + told, nil
+	case outcome == Refused:
+		return Refused, why + "; and so it is as it was before: " + told, nil
+	}
+	return Unsure, why + "; started as it was before: " + told, nil
 }

@@ -137,11 +137,13 @@ func Leaves(a dhalion.Action) string {
 // reasons in the order of the exit codes' contract: edited, expired, stale, not
 // approved, not allowed (mode, quiet hours, a job that may share a worker, blast
 // radius), held by another plan,
-// nothing to act on. A dry run needs no approval, no lease and no engine, and may
+// nothing to act on. A plan that is being applied is held by its applier, and that
+// comes behind edited: its time and the world have been looked at, and it moves the
+// world itself. A dry run needs no approval, no lease and no engine, and may
 // be made in quiet hours; a plan that is over and done is refused
 // there, too, for nothing would be done.
 func Gate(s State) *Refusal {
-	for _, check := range []func(State) *Refusal{edited, expired, stale, notApproved, notAllowed, held, nothing} {
+	for _, check := range []func(State) *Refusal{edited, underWay, expired, stale, notApproved, notAllowed, held, nothing} {
 		if r := check(s); r != nil {
 			r.Plan = s.ID
 			if r.Plan == "" {
@@ -178,6 +180,14 @@ func edited(s State) *Refusal {
 			Hint: "see what was proposed: " + planfile.Command("dhalion", "show", s.Row.ID)}
 	}
 	return nil
+}
+
+func underWay(s State) *Refusal {
+	if s.Row == nil || s.Row.State != dhalion.PlanApplying {
+		return nil
+	}
+	return &Refusal{Code: Held, Reason: "it is being applied already", Hint: "when nobody applies it any more: " + planfile.Command("dhalion", "apply", s.ID, "--resume") +
+		", or end it: " + planfile.Command("dhalion", "apply", s.ID, "--abort")}
 }
 
 func expired(s State) *Refusal {
@@ -294,8 +304,6 @@ func notApproved(s State) *Refusal {
 		if s.DryRun {
 			return nil
 		}
-	case dhalion.PlanApplying:
-		return refuse("it is being applied already", "when nobody applies it any more: "+planfile.Command("dhalion", "apply", s.ID, "--resume"))
 	case dhalion.PlanUnclear:
 		return refuse("it is unclear, and a person decides what becomes of it", "go on: "+planfile.Command("dhalion", "apply", s.ID, "--resume")+
 			", or end it: "+planfile.Command("dhalion", "apply", s.ID, "--abort"))
@@ -417,6 +425,11 @@ func held(s State) *Refusal {
 		}
 	}
 	return nil
+}
+
+// RefuseHeld is the refusal of a plan whose lease another has.
+func RefuseHeld(plan string, e *HeldError, hint string) *Refusal {
+	return &Refusal{Plan: plan, Code: Held, Exit: exits[Held], Reason: strings.TrimPrefix(e.Error(), "apply: "), Hint: hint}
 }
 
 func nothing(s State) *Refusal {

@@ -117,7 +117,10 @@ var refusals = []struct {
 		s.Row.Approvals = append(s.Row.Approvals, again)
 	}, NotApproved, 4, "only its author", ""},
 	{"four eyes and no author", func(s *State) { fourEyes(s); s.Row.Author = "" }, NotApproved, 4, "its author is not known: two people", ""},
-	{"it is being applied", func(s *State) { s.Row.State = dhalion.PlanApplying }, NotApproved, 4, "it is being applied already", "--resume"},
+	{"it is being applied", func(s *State) { s.Row.State = dhalion.PlanApplying }, Held, 7, "it is being applied already", "--resume"},
+	{"it is being applied, and has changed the job and come to the end of its time", func(s *State) {
+		s.Row.State, s.Present.Topology, s.Now = dhalion.PlanApplying, "", s.Now.Add(1000*time.Hour)
+	}, Held, 7, "it is being applied already", "--abort"},
 	{"it was applied", func(s *State) { s.Row.State = dhalion.PlanApplied }, NotApproved, 4, "it is applied, and only", ""},
 	{"it was discarded", func(s *State) { s.Row.State = dhalion.PlanDiscarded }, NotApproved, 4, "it is discarded, and only", ""},
 	{"it failed", func(s *State) { s.Row.State = dhalion.PlanFailed }, NotApproved, 4, "it is failed, and only", ""},

@@ -33,16 +33,35 @@ func (e *LostError) Error() string {
 	return fmt.Sprintf("apply: plan %s lost its lease of %s to plan %s", e.Plan, e.Job, e.By)
 }
 
+// OvertakenError says that another plan has acted on a job since a plan that is to be
+// taken up did.
+type OvertakenError struct {
+	Plan string
+	Job  dhalion.JobID
+	By   string // the other plan
+}
+
+// Error names both.
+func (e *OvertakenError) Error() string {
+	return fmt.Sprintf("apply: plan %s cannot be gone on with: plan %s has changed %s since", e.Plan, e.By, e.Job)
+}
+
 // HeldError says that somebody else holds a job.
 type HeldError struct {
 	Job    dhalion.JobID
 	Plan   string // that holds it
 	Holder string // the process that applies it
 	Until  time.Time
+	// Over: the lease ran out and its plan did not end. Nobody may be at work any
+	// more, and until a person takes it up or ends it no other plan may be.
+	Over bool
 }
 
 // Error says who holds the job and until when at least.
 func (e *HeldError) Error() string {
+	if e.Over {
+		return fmt.Sprintf("apply: plan %s holds %s: it was begun and has not ended, and nothing was heard of its applier %s since its lease ran out at %s", e.Plan, e.Job, e.Holder, rfc(e.Until))
+	}
 	return fmt.Sprintf("apply: plan %s holds %s, applied by %s; its lease is good until %s", e.Plan, e.Job, e.Holder, rfc(e.Until))
 }
 
@@ -67,6 +86,8 @@ type Intent struct {
 	Argv     []string  `json:"argv,omitempty"` // of a hook
 	// Note is what an actuator must remember between attempts.
 	Note json.RawMessage `json:"note,omitempty"`
+	// Back: it has the job run as before the step, which has failed.
+	Back bool `json:"back,omitempty"`
 }
 
 // Request is one call of an engine.
@@ -83,12 +104,15 @@ type Result struct {
 	Outcome string          `json:"outcome"` // one of the constants below
 	Detail  string          `json:"detail,omitempty"`
 	Answer  json.RawMessage `json:"answer,omitempty"`
+	Next    *Intent         `json:"next,omitempty"` // of Partly: what is left, with what was learned
 }
 
 // What an attempt can come to. Unsure is an answer that did not come, or not
-// whole: it may have been done.
+// whole: it may have been done. Partly is what is written down in the middle of a
+// checkable step because the engine may forget it.
 const (
 	Done    = "done"
+	Partly  = "partly"
 	Refused = "refused" // the engine said no: nothing changed
 	Unsure  = "unsure"
 )
@@ -114,10 +138,11 @@ type Beginning struct {
 // right. Every method is one transaction.
 type Journal interface {
 	// Begin moves a plan to applying and takes the lease of its jobs, all or none.
-	// It returns *HeldError, or the store's refusal of the plan's state.
+	// It returns *HeldError, *OvertakenError, or the store's refusal of the plan's state.
 	Begin(ctx context.Context, b Beginning) (Lease, error)
-	// Renew prolongs the lease, or returns *LostError.
-	Renew(ctx context.Context, l Lease, now time.Time, length time.Duration) error
+	// Renew prolongs the lease, or returns *LostError. A lease's time is the journal's:
+	// appliers' clocks differ.
+	Renew(ctx context.Context, l Lease, length time.Duration) error
 	// Intend writes an intent under the lease, or returns *LostError.
 	Intend(ctx context.Context, l Lease, action, attempt int, i Intent, now time.Time) (id int64, err error)
 	// Confirm writes what came of an intent. It needs no lease: what happened has

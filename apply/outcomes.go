@@ -22,6 +22,8 @@ func Outcomes(id string, p dhalion.Plan, entries []Entry, now time.Time) []dhali
 		last := attempts[len(attempts)-1]
 		applied, detail := "failed", "it was begun and nobody knows whether it was done"
 		switch {
+		case last.Intent.Back && isDone(attempts):
+			detail = "it failed, and the job runs as before"
 		case isDone(attempts):
 			applied, detail = "applied", "it was done"
 		case last.Result != nil && last.Result.Detail != "":
@@ -47,6 +49,9 @@ func Begun(p dhalion.Plan, entries []Entry, action int) bool {
 				return false
 			}
 			last := attempts[len(attempts)-1]
+			if last.Intent.Back && isDone(attempts) {
+				return false // it was undone at once
+			}
 			return last.Result == nil || last.Result.Outcome != Refused
 		}
 	}

@@ -22,7 +22,7 @@ func (m *memory) Begin(_ context.Context, b apply.Beginning) (apply.Lease, error
 	return apply.Lease{Plan: b.Plan, Holder: b.Holder}, nil
 }
 
-func (m *memory) Renew(context.Context, apply.Lease, time.Time, time.Duration) error { return nil }
+func (m *memory) Renew(context.Context, apply.Lease, time.Duration) error { return nil }
 
 func (m *memory) Intend(_ context.Context, _ apply.Lease, action, attempt int, i apply.Intent, now time.Time) (int64, error) {
 	for _, e := range m.entries {
@@ -91,9 +91,11 @@ func (e *engine) Prepare(_ context.Context, c apply.Call) (apply.Intent, error) 
 	return i, next(&e.prepare)
 }
 
-func (e *engine) Act(_ context.Context, _ apply.Call, i apply.Intent) apply.Result {
-	e.acted = append(e.acted, i.ID)
-	return next(&e.act)
+func (e *engine) Act(ctx context.Context, c apply.Call, i apply.Intent) apply.Result {
+	return c.Change(ctx, func() apply.Result {
+		e.acted = append(e.acted, i.ID)
+		return next(&e.act)
+	})
 }
 
 func (e *engine) Look(context.Context, apply.Call, apply.Intent) (apply.Standing, string) {
@@ -101,9 +103,10 @@ func (e *engine) Look(context.Context, apply.Call, apply.Intent) (apply.Standing
 }
 
 var (
-	isDone = apply.Result{Outcome: apply.Done}
-	unsure = apply.Result{Outcome: apply.Unsure, Detail: "no answer"}
-	open   *apply.Result
+	isDone  = apply.Result{Outcome: apply.Done}
+	unsure  = apply.Result{Outcome: apply.Unsure, Detail: "no answer"}
+	refused = apply.Result{Outcome: apply.Refused, Detail: "hook ended with 1"}
+	open    *apply.Result
 
 	errNoRun = errors.New("no run is alive")
 )
@@ -132,6 +135,12 @@ func TestWhatACrashLeftOpenIsAskedForBeforeItIsRepeated(t *testing.T) {
 			dhalion.PlanApplied, []string{"p-0 begun", "p-0 begun"}, 0, apply.Done},
 		{"a restart that was done though its answer was lost is known as done", dhalion.SetKnob, &unsure,
 			engine{look: []apply.Standing{apply.Settled}}, dhalion.PlanApplied, nil, 0, apply.Done},
+		{"a hook that said that it failed is not run again", dhalion.Relocate, &refused,
+			engine{}, dhalion.PlanFailed, nil, 0, apply.Refused},
+		{"a restart that was refused is not begun anew", dhalion.SetKnob, &refused,
+			engine{}, dhalion.PlanFailed, nil, 0, apply.Refused},
+		{"a rescale that was refused is tried again", dhalion.SetParallelism, &refused,
+			engine{act: []apply.Result{isDone}, look: []apply.Standing{apply.Settled}}, dhalion.PlanApplied, []string{"p-0 prepared 1"}, 1, apply.Done},
 		{"a restart of which the engine does not tell is left alone", dhalion.SetKnob, open,
 			engine{look: []apply.Standing{apply.Unknown}}, dhalion.PlanUnclear, nil, 0, "open"},
 	} {

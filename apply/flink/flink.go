@@ -46,7 +46,11 @@ type Actuator struct {
 	Wait func(ctx context.Context, d time.Duration) error
 }
 
-var _ apply.Actuator = (*Actuator)(nil)
+var (
+	_ apply.Actuator = (*Actuator)(nil)
+	_ apply.Timed    = (*Actuator)(nil)
+	_ apply.Restorer = (*Actuator)(nil)
+)
 
 // note is what an intent remembers.
 type note struct {
@@ -57,6 +61,9 @@ type note struct {
 	Trigger     string         `json:"trigger,omitempty"`     // of the savepoint
 	Jar         string         `json:"jar,omitempty"`
 	Arguments   []string       `json:"arguments,omitempty"`
+	Was         []string       `json:"was,omitempty"`       // the arguments of Run
+	Had         string         `json:"had,omitempty"`       // savepoint that Run had before
+	Savepoint   string         `json:"savepoint,omitempty"` // with which Run was stopped; empty: it is not known to be
 	// Bounds are those of the run that is restarted, by vertex id, for the new run.
 	Bounds flink.Requirements `json:"bounds,omitempty"`
 }
@@ -65,6 +72,9 @@ type note struct {
 func (a *Actuator) Prepare(ctx context.Context, c apply.Call) (apply.Intent, error) {
 	run, err := a.run(ctx)
 	if err != nil {
+		return apply.Intent{}, err
+	}
+	if err := a.unmoved(c, run); err != nil {
 		return apply.Intent{}, err
 	}
 	switch kind := c.Actions[0].Kind; kind {
@@ -103,6 +113,36 @@ func (a *Actuator) run(ctx context.Context) (flink.Job, error) {
 		return flink.Job{}, &apply.AwayError{Err: fmt.Errorf("flink: %s is %s; it can be changed while it is %s", a.Job, found[0].State, flink.Running)}
 	}
 	return found[0], nil
+}
+
+// unmoved refuses a run that is not as a call should find it: somebody else changed
+// it since. A component may have what the call itself gives it.
+func (a *Actuator) unmoved(c apply.Call, run flink.Job) error {
+	if len(c.Before.Components) == 0 {
+		return nil
+	}
+	moved := func(format string, args ...any) error {
+		return fmt.Errorf("flink: %s is not as the plan found it: %s", a.Job, fmt.Sprintf(format, args...))
+	}
+	names := flink.ComponentNames(run.Vertices)
+	if len(run.Vertices) != len(c.Before.Components) {
+		return moved("it has %d components, not %d", len(run.Vertices), len(c.Before.Components))
+	}
+	for _, v := range run.Vertices {
+		was, ok := c.Before.Component(names[v.ID])
+		if !ok {
+			return moved("component %s is new", names[v.ID])
+		}
+		now, own := v.Parallelism.Int(), false
+		for _, x := range c.Actions {
+			to, ok := x.To.Number()
+			own = own || ok && x.Kind == dhalion.SetParallelism && x.Target.Component == was.Name && int(to) == now
+		}
+		if now != was.Parallelism && !own {
+			return moved("%s has %d instances, and had %d", was.Name, now, was.Parallelism)
+		}
+	}
+	return nil
 }
 
 func (a *Actuator) prepareRescale(ctx context.Context, c apply.Call, run flink.Job) (apply.Intent, error) {
@@ -199,6 +239,10 @@ func (a *Actuator) prepareRestart(ctx context.Context, c apply.Call, run flink.J
 	if then.arguments != nil {
 		n.Arguments = slices.Clone(then.arguments)
 	}
+	n.Was = slices.Clone(n.Arguments)
+	if n.Had, err = a.lastSavepoint(ctx, run.ID); err != nil {
+		return apply.Intent{}, err
+	}
 	for _, x := range c.Actions {
 		if x.Kind == dhalion.SetKnob {
 			n.Arguments = withArgument(n.Arguments, x.Argument, x.To.String())
@@ -211,23 +255,29 @@ func (a *Actuator) prepareRestart(ctx context.Context, c apply.Call, run flink.J
 	if err != nil {
 		return apply.Intent{}, fmt.Errorf("flink: stop %s: %w", a.Job, err)
 	}
-	start, err := json.Marshal(a.startBody(n, "(of the stop)"))
+	begin, err := a.beginning(n, "(of the stop)")
 	if err != nil {
-		return apply.Intent{}, fmt.Errorf("flink: start %s: %w", a.Job, err)
+		return apply.Intent{}, err
 	}
-	requests := []apply.Request{
-		{Method: "POST", Path: "/jobs/" + then.ID + "/stop", Body: stop},
-		{Method: "POST", Path: "/jars/" + n.Jar + "/run", Body: start},
+	return intent(c, n, append([]apply.Request{{Method: "POST", Path: "/jobs/" + then.ID + "/stop", Body: stop}}, begin...)...)
+}
+
+// beginning are the requests that start a run from a savepoint.
+func (a *Actuator) beginning(n note, savepoint string) ([]apply.Request, error) {
+	start, err := json.Marshal(a.startBody(n, savepoint))
+	if err != nil {
+		return nil, fmt.Errorf("flink: start %s: %w", a.Job, err)
 	}
+	requests := []apply.Request{{Method: "POST", Path: "/jars/" + n.Jar + "/run", Body: start}}
 	if len(n.Bounds) > 0 {
 		keep, err := json.Marshal(n.Bounds)
 		if err != nil {
-			return apply.Intent{}, fmt.Errorf("flink: requirements of %s: %w", a.Job, err)
+			return nil, fmt.Errorf("flink: requirements of %s: %w", a.Job, err)
 		}
 		requests = append(requests, apply.Request{Method: "PUT", Path: "/jobs/" + n.Next + "/resource-requirements", Body: keep,
 			Where: "the program has another parallelism"})
 	}
-	return intent(c, n, requests...)
+	return requests, nil
 }
 
 // bounds are between how many and how many instances the run to be restarted should
@@ -259,7 +309,7 @@ func (a *Actuator) bounds(ctx context.Context, run flink.Job, then foreseen) (fl
 
 // bound tells the new run the bounds of the old one, where they are not its own. A
 // vertex that the old run did not have keeps its own.
-func (a *Actuator) bound(ctx context.Context, n note) apply.Result {
+func (a *Actuator) bound(ctx context.Context, c apply.Call, n note) apply.Result {
 	if len(n.Bounds) == 0 {
 		return apply.Result{Outcome: apply.Done}
 	}
@@ -275,7 +325,7 @@ func (a *Actuator) bound(ctx context.Context, n note) apply.Result {
 			if err != nil {
 				return apply.Result{Outcome: apply.Refused, Detail: err.Error()}
 			}
-			r := resultOf(a.Client.Do(ctx, "PUT", path, request))
+			r := a.send(ctx, c, "PUT", path, request)
 			if r.Outcome != apply.Done {
 				// The job was started anew: this must not end as "nothing changed".
 				r.Outcome, r.Detail = apply.Unsure, fmt.Sprintf("run %s is there, and its parallelism is not set: %s", n.Next, r.Detail)
@@ -391,10 +441,27 @@ func (a *Actuator) Act(ctx context.Context, c apply.Call, i apply.Intent) apply.
 		return apply.Result{Outcome: apply.Refused, Detail: err.Error()}
 	}
 	if n.Next != "" {
-		return a.restart(ctx, n)
+		return a.restart(ctx, c, n)
 	}
 	r := i.Requests[0]
-	return resultOf(a.Client.Do(ctx, r.Method, r.Path, r.Body))
+	return a.send(ctx, c, r.Method, r.Path, r.Body)
+}
+
+// send sends one request that changes something.
+func (a *Actuator) send(ctx context.Context, c apply.Call, method, path string, body []byte) apply.Result {
+	return c.Change(ctx, func() apply.Result { return resultOf(a.Client.Do(ctx, method, path, body)) })
+}
+
+// savepointIn is how long one attempt waits for a savepoint: a large state takes
+// minutes to write, and the job works on meanwhile.
+const savepointIn = 15 * time.Minute
+
+// Within is the time of one attempt.
+func (a *Actuator) Within(c apply.Call) time.Duration {
+	if c.Actions[0].Kind == dhalion.SetParallelism {
+		return 0
+	}
+	return savepointIn
 }
 
 // resultOf says what an answer means. No answer, a server's error and 404 (the
@@ -448,32 +515,114 @@ func brief(body []byte) string {
 }
 
 // restart stops the run with a savepoint and starts the next from it. Each part
-// is skipped when the engine says that it was done.
-func (a *Actuator) restart(ctx context.Context, n note) apply.Result {
+// is skipped when the engine says that it was done. Where the savepoint is, is
+// written down before anything is started: Flink forgets it.
+func (a *Actuator) restart(ctx context.Context, c apply.Call, n note) apply.Result {
 	if answer := a.Client.Get(ctx, "/jobs/"+n.Next); answer.OK() {
 		a.remember(n)
-		return a.bound(ctx, n)
+		return a.bound(ctx, c, n)
 	} else if answer.Status != 404 {
 		return resultOf(answer)
 	}
-	savepoint, r := a.stop(ctx, n)
-	if savepoint == "" {
+	if n.Savepoint == "" {
+		savepoint, r := a.stop(ctx, c, n)
+		if savepoint == "" {
+			return r
+		}
+		n.Savepoint = savepoint
+		requests, err := a.beginning(n, savepoint)
+		if err != nil {
+			return apply.Result{Outcome: apply.Unsure, Detail: err.Error()}
+		}
+		left, err := intent(c, n, requests...)
+		if err != nil {
+			return apply.Result{Outcome: apply.Unsure, Detail: err.Error()}
+		}
+		return apply.Result{Outcome: apply.Partly, Detail: fmt.Sprintf("run %s is stopped with savepoint %s", n.Run, savepoint), Next: &left}
+	}
+	body, err := json.Marshal(a.startBody(n, n.Savepoint))
+	if err != nil {
+		return apply.Result{Outcome: apply.Unsure, Detail: err.Error()}
+	}
+	stopped := fmt.Sprintf("run %s is stopped with savepoint %s", n.Run, n.Savepoint)
+	if r := a.alone(ctx, n); r.Outcome != apply.Done {
+		r.Detail = stopped + ", and " + r.Detail
 		return r
 	}
-	body, err := json.Marshal(a.startBody(n, savepoint))
-	if err != nil {
-		return apply.Result{Outcome: apply.Refused, Detail: err.Error()}
-	}
-	r = resultOf(a.Client.Do(ctx, "POST", "/jars/"+n.Jar+"/run", body))
-	if r.Outcome == apply.Done {
-		a.remember(n)
-		r = a.bound(ctx, n)
-	} else {
+	r := a.send(ctx, c, "POST", "/jars/"+n.Jar+"/run", body)
+	if r.Outcome != apply.Done {
 		// The old run is gone: whatever Flink said, this must not end as "nothing
 		// changed".
-		r.Outcome, r.Detail = apply.Unsure, fmt.Sprintf("run %s is stopped with savepoint %s and run %s did not start: %s", n.Run, savepoint, n.Next, r.Detail)
+		r.Outcome, r.Detail = apply.Unsure, fmt.Sprintf("%s and run %s did not start: %s", stopped, n.Next, r.Detail)
+		return r
+	}
+	a.remember(n)
+	if r = a.bound(ctx, c, n); r.Outcome == apply.Done {
+		r.Detail = fmt.Sprintf("%s, and run %s is started from it", stopped, n.Next)
 	}
 	return r
+}
+
+// alone is Done when no run of the job is alive that this action neither stops nor
+// starts: somebody else started the job anew, and a second run of it would do all its
+// work twice. Where the old run is stopped it waits until that has ended.
+func (a *Actuator) alone(ctx context.Context, n note) apply.Result {
+	for {
+		others, err := a.alive(ctx, n.Next)
+		if err != nil {
+			return apply.Result{Outcome: apply.Unsure, Detail: err.Error()}
+		}
+		i := slices.IndexFunc(others, func(id string) bool { return id != n.Run })
+		switch {
+		case i >= 0:
+			return apply.Result{Outcome: apply.Refused, Detail: fmt.Sprintf("run %s of %s is alive, which somebody else started: no other is started", others[i], a.Job)}
+		case len(others) == 0 || n.Savepoint == "":
+			return apply.Result{Outcome: apply.Done}
+		}
+		if err := a.Wait(ctx, 250*time.Millisecond); err != nil {
+			return apply.Result{Outcome: apply.Unsure, Detail: fmt.Sprintf("run %s has not ended: %v", n.Run, err)}
+		}
+	}
+}
+
+// alive are the runs of the job that have not ended, but for one.
+func (a *Actuator) alive(ctx context.Context, but string) (ids []string, err error) {
+	all, err := ask[flink.JobsOverview](ctx, a.Client, "/jobs/overview")
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range all.Jobs {
+		if s.ID != but && flink.Name(s.Name, flink.First8(s.ID)) == a.Job && !flink.Terminal(s.State) {
+			ids = append(ids, s.ID)
+		}
+	}
+	return ids, nil
+}
+
+// Restore starts a job with the arguments that it had, from the savepoint that it was
+// stopped with, when the run that was to follow has failed or never came to be. One
+// that was cancelled or has finished is left: somebody meant it.
+func (a *Actuator) Restore(ctx context.Context, c apply.Call, i apply.Intent) (apply.Intent, bool) {
+	n, err := noteOf(i)
+	if err != nil || i.Back || n.Savepoint == "" {
+		return apply.Intent{}, false
+	}
+	answer := a.Client.Get(ctx, "/jobs/"+n.Next)
+	job, err := flink.Decode[flink.Job](answer.Body)
+	if answer.Status != 404 && (!answer.OK() || err != nil || job.State != flink.Failed) {
+		return apply.Intent{}, false
+	}
+	n.Next, n.Arguments, n.Trigger = idOf(c.ID, "back"), n.Was, ""
+	if a.alone(ctx, n).Outcome != apply.Done {
+		return apply.Intent{}, false
+	}
+	requests, err := a.beginning(n, n.Savepoint)
+	if err != nil {
+		return apply.Intent{}, false
+	}
+	back, err := intent(c, n, requests...)
+	back.Back = true
+	return back, err == nil
 }
 
 // remember keeps a run's arguments for the next restart of the same plan.
@@ -486,17 +635,23 @@ func (a *Actuator) remember(n note) {
 
 // stop ends the run with a savepoint and returns where that is; else what came
 // instead.
-func (a *Actuator) stop(ctx context.Context, n note) (savepoint string, r apply.Result) {
+func (a *Actuator) stop(ctx context.Context, c apply.Call, n note) (savepoint string, r apply.Result) {
 	job, err := ask[flink.Job](ctx, a.Client, "/jobs/"+n.Run)
 	if err != nil {
 		return "", apply.Result{Outcome: apply.Unsure, Detail: err.Error()}
 	}
+	if r := a.alone(ctx, n); r.Outcome != apply.Done {
+		return "", r
+	}
 	if !flink.Terminal(job.State) {
+		if r := a.asBounded(ctx, n); r.Outcome != apply.Done {
+			return "", r
+		}
 		body, err := json.Marshal(a.stopBody(n))
 		if err != nil {
 			return "", apply.Result{Outcome: apply.Refused, Detail: err.Error()}
 		}
-		if r := resultOf(a.Client.Do(ctx, "POST", "/jobs/"+n.Run+"/stop", body)); r.Outcome != apply.Done {
+		if r := a.send(ctx, c, "POST", "/jobs/"+n.Run+"/stop", body); r.Outcome != apply.Done {
 			return "", r
 		}
 	}
@@ -519,7 +674,7 @@ func (a *Actuator) stop(ctx context.Context, n note) (savepoint string, r apply.
 		case answer.Status == 404:
 			// The trigger was forgotten, five minutes after its end or with the
 			// JobManager; the job's own history may still know the savepoint.
-			if place := a.lastSavepoint(ctx, n.Run); place != "" {
+			if place, err := a.lastSavepoint(ctx, n.Run); err == nil && place != "" && place != n.Had && a.ended(ctx, n.Run) {
 				return place, apply.Result{}
 			}
 			return "", apply.Result{Outcome: apply.Unsure, Detail: fmt.Sprintf("run %s is %s, and its savepoint is not known", n.Run, job.State)}
@@ -530,23 +685,50 @@ func (a *Actuator) stop(ctx context.Context, n note) (savepoint string, r apply.
 	}
 }
 
-// lastSavepoint is the newest savepoint of a run that has finished.
-func (a *Actuator) lastSavepoint(ctx context.Context, run string) string {
-	job, err := ask[flink.Job](ctx, a.Client, "/jobs/"+run)
-	if err != nil || job.State != flink.Finished {
-		return ""
+// asBounded is Done when the run still has the bounds that it was found with: the
+// next run is given these, and a change that somebody made since would be lost.
+func (a *Actuator) asBounded(ctx context.Context, n note) apply.Result {
+	if len(n.Bounds) == 0 {
+		return apply.Result{Outcome: apply.Done}
 	}
-	history, err := ask[struct {
+	present, err := ask[flink.Requirements](ctx, a.Client, "/jobs/"+n.Run+"/resource-requirements")
+	if err != nil {
+		return apply.Result{Outcome: apply.Unsure, Detail: err.Error()}
+	}
+	if !maps.Equal(present, n.Bounds) {
+		return apply.Result{Outcome: apply.Refused, Detail: fmt.Sprintf("somebody else has rescaled run %s since: it is not stopped", n.Run)}
+	}
+	return apply.Result{Outcome: apply.Done}
+}
+
+// ended reports whether a run has come to its end well, as one that is stopped with a
+// savepoint does.
+func (a *Actuator) ended(ctx context.Context, run string) bool {
+	job, err := ask[flink.Job](ctx, a.Client, "/jobs/"+run)
+	return err == nil && job.State == flink.Finished
+}
+
+// lastSavepoint is where the newest savepoint of a run is; empty: it has none. A job
+// without checkpointing has no history of them either, and answers 404.
+func (a *Actuator) lastSavepoint(ctx context.Context, run string) (string, error) {
+	answer := a.Client.Get(ctx, "/jobs/"+run+"/checkpoints")
+	switch {
+	case answer.Status == 404:
+		return "", nil
+	case !answer.OK():
+		return "", refusal(answer)
+	}
+	history, err := flink.Decode[struct {
 		Latest struct {
 			Savepoint *struct {
 				Path string `json:"external_path"`
 			}
 		}
-	}](ctx, a.Client, "/jobs/"+run+"/checkpoints")
+	}](answer.Body)
 	if err != nil || history.Latest.Savepoint == nil {
-		return ""
+		return "", err
 	}
-	return history.Latest.Savepoint.Path
+	return history.Latest.Savepoint.Path, nil
 }
 
 // Look asks Flink how a call stands.
@@ -596,11 +778,13 @@ func (a *Actuator) lookRestart(ctx context.Context, n note) (apply.Standing, str
 		return apply.Unknown, refusal(answer).Error()
 	}
 	job, err := flink.Decode[flink.Job](answer.Body)
+	// Who has to start the job by hand must know from where.
+	from := "it was started from savepoint " + cmp.Or(n.Savepoint, "(not known)")
 	switch {
 	case err != nil:
 		return apply.Unknown, err.Error()
 	case flink.Terminal(job.State):
-		return apply.Failed, fmt.Sprintf("run %s is %s", n.Next, job.State)
+		return apply.Failed, fmt.Sprintf("run %s is %s; %s", n.Next, job.State, from)
 	}
 	a.remember(n)
 	if len(n.Bounds) > 0 {
@@ -618,7 +802,11 @@ func (a *Actuator) lookRestart(ctx context.Context, n note) (apply.Standing, str
 			return apply.Working, fmt.Sprintf("%s has %d instances, and had %d", names[v.ID], v.Parallelism.Int(), had)
 		}
 	}
-	return running(job)
+	standing, why := running(job)
+	if standing != apply.Settled {
+		why += "; " + from
+	}
+	return standing, why
 }
 
 // running reports whether every task of a job runs.

@@ -2,9 +2,11 @@ package flink_test
 
 import (
 	"context"
+	"encoding/json"
 	"maps"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -21,6 +23,7 @@ type words struct {
 	*flinktest.Cluster
 	t    *testing.T
 	hand *actuator.Actuator
+	jar  string
 	mu   sync.Mutex
 	at   time.Time
 }
@@ -49,11 +52,11 @@ func newWords(t *testing.T) *words {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
-	jar := w.Upload("words.jar", func([]string) (string, []flinktest.Vertex) {
+	w.jar = w.Upload("words.jar", func([]string) (string, []flinktest.Vertex) {
 		return "words", []flinktest.Vertex{{Name: "lines", Parallelism: 2}, {Name: "count", Parallelism: 3, From: []string{"lines"}}}
 	})
 	first := []string{"--salt", "1", "--batch=10"}
-	w.StartJar(jar, first...)
+	w.StartJar(w.jar, first...)
 	w.hand = &actuator.Actuator{Client: client, Job: "words", Wait: w.wait, Start: &actuator.Start{Jar: "words.jar", Arguments: first, Savepoints: "file:///s"}}
 	return w
 }
@@ -81,7 +84,12 @@ func (w *words) prepared(c apply.Call) apply.Intent {
 func (w *words) done(c apply.Call, i apply.Intent) {
 	w.t.Helper()
 	ctx := context.Background()
-	if r := w.hand.Act(ctx, c, i); r.Outcome != apply.Done {
+	r := w.hand.Act(ctx, c, i)
+	if r.Outcome == apply.Partly {
+		i = *r.Next
+		r = w.hand.Act(ctx, c, i)
+	}
+	if r.Outcome != apply.Done {
 		w.t.Fatalf("%s is %s: %s", c.ID, r.Outcome, r.Detail)
 	}
 	for range 60 {
@@ -157,7 +165,12 @@ func TestARestartThatWasCutOffAnywhereGoesOnByItsIds(t *testing.T) {
 					}
 					return f
 				})
-				if r := w.hand.Act(context.Background(), c, i); r.Outcome != apply.Unsure {
+				r := w.hand.Act(context.Background(), c, i)
+				if r.Outcome == apply.Partly {
+					i = *r.Next
+					r = w.hand.Act(context.Background(), c, i)
+				}
+				if r.Outcome != apply.Unsure {
 					t.Fatalf("it is %s: %s", r.Outcome, r.Detail)
 				}
 				if forgotten { // the JobManager was started anew meanwhile
@@ -171,5 +184,155 @@ func TestARestartThatWasCutOffAnywhereGoesOnByItsIds(t *testing.T) {
 				w.effects(flinktest.Rescaled, flinktest.Stopped, flinktest.Submitted, flinktest.Rescaled)
 			})
 		}
+	}
+}
+
+func TestAJobThatSomebodyElseChangedIsNotPreparedFor(t *testing.T) {
+	found := dhalion.Topology{Components: []dhalion.Component{{Name: "count", Parallelism: 3}, {Name: "lines", Parallelism: 2}}}
+	for _, c := range []struct {
+		name  string
+		now   func(w *words)
+		moved string // empty: it is as it was
+	}{
+		{"as it was", func(*words) {}, ""},
+		{"as the call itself leaves it", func(w *words) { w.Rescale(w.Live("words").Run, "count", 5) }, ""},
+		{"rescaled to something else", func(w *words) { w.Rescale(w.Live("words").Run, "count", 4) }, "count has 4 instances, and had 3"},
+		{"rescaled elsewhere", func(w *words) { w.Rescale(w.Live("words").Run, "lines", 1) }, "lines has 1 instances, and had 2"},
+		{"replaced", func(w *words) {
+			w.Forget(w.Live("words").Run)
+			w.Start("words", flinktest.Vertex{Name: "lines", Parallelism: 2}, flinktest.Vertex{Name: "tally", Parallelism: 3, From: []string{"lines"}})
+		}, "component tally is new"},
+	} {
+		w := newWords(t)
+		c.now(w)
+		if err := w.wait(context.Background(), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		call := rescaled("a-0", 5)
+		call.Before = found
+		_, err := w.hand.Prepare(context.Background(), call)
+		if (err != nil) != (c.moved != "") || err != nil && !strings.Contains(err.Error(), "is not as the plan found it: "+c.moved) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+// place is where a run's newest savepoint is.
+func (w *words) place(run string) string {
+	w.t.Helper()
+	_, body := w.Do("GET", "/jobs/"+run+"/checkpoints", nil)
+	var history struct {
+		Latest struct {
+			Savepoint struct {
+				Path string `json:"external_path"`
+			}
+		}
+	}
+	if err := json.Unmarshal(body, &history); err != nil {
+		w.t.Fatal(err)
+	}
+	return history.Latest.Savepoint.Path
+}
+
+// byHand is a request of somebody else's.
+func (w *words) byHand(path, body string) {
+	w.t.Helper()
+	if status, answer := w.Do("POST", path, []byte(body)); status/100 != 2 {
+		w.t.Fatalf("POST %s: %d %s", path, status, answer)
+	}
+	if err := w.wait(context.Background(), time.Minute); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func TestARestartThatSomebodyElseHasCompletedStartsNoSecondRun(t *testing.T) {
+	for _, stopped := range []bool{false, true} { // by us, before the applier was killed
+		w := newWords(t)
+		ctx := context.Background()
+		c := turnedTo("a-0", "--salt", "4")
+		i := w.prepared(c)
+		old := w.Live("words").Run
+		if stopped {
+			r := w.hand.Act(ctx, c, i)
+			if r.Outcome != apply.Partly {
+				t.Fatalf("it is %s: %s", r.Outcome, r.Detail)
+			}
+			i = *r.Next
+		} else {
+			w.byHand("/jobs/"+old+"/stop", `{"drain":false,"targetDirectory":"file:///ops"}`)
+		}
+		w.byHand("/jars/"+w.jar+"/run", `{"programArgsList":["--salt","2"],"savepointPath":"`+w.place(old)+`"}`)
+		theirs := w.Live("words").Run
+		r := w.hand.Act(ctx, c, i)
+		if r.Outcome != apply.Refused || !strings.Contains(r.Detail, "run "+theirs+" of words is alive, which somebody else started") {
+			t.Errorf("it is %s: %s", r.Outcome, r.Detail)
+		}
+		if stopped && !strings.Contains(r.Detail, w.place(old)) {
+			t.Errorf("it does not say where the savepoint is: %s", r.Detail)
+		}
+		if ids, alive := w.RunsOf("words"); alive != 1 {
+			t.Errorf("of the runs %v %d are alive", ids, alive)
+		}
+	}
+}
+
+func TestASavepointThatWasThereBeforeIsNotTakenForTheOneOfTheStop(t *testing.T) {
+	w := newWords(t)
+	ctx := context.Background()
+	c := turnedTo("a-0", "--salt", "4")
+	i := w.prepared(c)
+	old := w.Live("words").Run
+	w.byHand("/jobs/"+old+"/stop", `{"drain":false}`)
+	before := w.place(old)
+	// As if the savepoint had been there when the step was prepared, and the run had
+	// finished by itself since.
+	var kept map[string]any
+	if err := json.Unmarshal(i.Note, &kept); err != nil {
+		t.Fatal(err)
+	}
+	kept["had"] = before
+	note, err := json.Marshal(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.Note = note
+	if r := w.hand.Act(ctx, c, i); r.Outcome != apply.Unsure || !strings.Contains(r.Detail, "its savepoint is not known") {
+		t.Errorf("it is %s: %s", r.Outcome, r.Detail)
+	}
+	if _, alive := w.RunsOf("words"); alive != 0 {
+		t.Error("a run was started from an old savepoint")
+	}
+}
+
+func TestARunThatSomebodyElseRescaledSinceIsNotStopped(t *testing.T) {
+	w := newWords(t)
+	c := turnedTo("a-0", "--salt", "4")
+	i := w.prepared(c)
+	w.Rescale(w.Live("words").Run, "count", 5)
+	if r := w.hand.Act(context.Background(), c, i); r.Outcome != apply.Refused || !strings.Contains(r.Detail, "somebody else has rescaled") {
+		t.Errorf("it is %s: %s", r.Outcome, r.Detail)
+	}
+	if n := len(w.Requests()); n != 0 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+func TestAJobWithoutCheckpointingIsRestartedToo(t *testing.T) {
+	w := newWords(t)
+	w.SetFault(func(_, path string) (f flinktest.Fault) {
+		if strings.HasSuffix(path, "/checkpoints") {
+			f.Status = 404
+		}
+		return f
+	})
+	c := turnedTo("a-0", "--salt", "4")
+	w.done(c, w.prepared(c))
+	w.runs(map[string]int{"lines": 2, "count": 3}, "--salt", "4", "--batch=10")
+}
+
+func TestASavepointMayTakeLongerThanARescale(t *testing.T) {
+	w := newWords(t)
+	if rescale, restart := w.hand.Within(rescaled("a-0", 5)), w.hand.Within(turnedTo("a-1", "--salt", "4")); rescale != 0 || restart < 10*time.Minute {
+		t.Errorf("a rescale has %s (0: the applier's), a restart %s", rescale, restart)
 	}
 }

@@ -37,6 +37,7 @@ type Actuator struct {
 var (
 	_ apply.Actuator = (*Actuator)(nil)
 	_ apply.Classed  = (*Actuator)(nil)
+	_ apply.Timed    = (*Actuator)(nil)
 )
 
 // Prepare fills in the arguments. A placeholder for which the action has nothing
@@ -103,12 +104,24 @@ func fill(text string, values map[string]string) (string, error) {
 	return out.String(), nil
 }
 
+// Within is how long Act may take: the command's own time and what its end takes.
+func (h *Actuator) Within(apply.Call) time.Duration {
+	if h.Timeout <= 0 {
+		return 0
+	}
+	return h.Timeout + 2*grace
+}
+
 // Act runs the command: no shell, no input, an environment of its own, killed with
-// all its children when its time is over.
+// all its children when its time is over or the lease is lost.
 func (h *Actuator) Act(ctx context.Context, c apply.Call, i apply.Intent) apply.Result {
+	return c.Change(ctx, func() apply.Result { return h.run(ctx, c, i) })
+}
+
+func (h *Actuator) run(ctx context.Context, c apply.Call, i apply.Intent) apply.Result {
 	if h.Timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, h.Timeout)
+		ctx, cancel = context.WithTimeoutCause(ctx, h.Timeout, fmt.Errorf("its %s were over", h.Timeout))
 		defer cancel()
 	}
 	cmd := exec.CommandContext(ctx, i.Argv[0], i.Argv[1:]...)
@@ -123,10 +136,12 @@ func (h *Actuator) Act(ctx context.Context, c apply.Call, i apply.Intent) apply.
 	var exit *exec.ExitError
 	said := out.String()
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, exec.ErrWaitDelay):
+		// With ErrWaitDelay it ended well, and a child that it left behind has its output
+		// open still.
 		return apply.Result{Outcome: apply.Done, Detail: said}
 	case ctx.Err() != nil:
-		return apply.Result{Outcome: apply.Unsure, Detail: fmt.Sprintf("hook %s was ended after %s; whether it did its work is not known%s", h.Name, h.Timeout, quoted(said))}
+		return apply.Result{Outcome: apply.Unsure, Detail: fmt.Sprintf("hook %s was ended, for %v; whether it did its work is not known%s", h.Name, context.Cause(ctx), quoted(said))}
 	case errors.As(err, &exit) && exit.Exited():
 		// A command that says that it failed is believed; a person looks at it.
 		return apply.Result{Outcome: apply.Refused, Detail: fmt.Sprintf("hook %s ended with %d%s", h.Name, exit.ExitCode(), quoted(said))}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,13 +79,17 @@ func TestWhatACommandsEndMeans(t *testing.T) {
 		outcome string
 		says    string
 	}{
-		"well":   {[]string{"true"}, apply.Done, ""},
-		"badly":  {[]string{"sh", "-c", "echo no such machine >&2; exit 3"}, apply.Refused, "ended with 3: no such machine"},
-		"killed": {[]string{"sh", "-c", "kill -9 $$"}, apply.Unsure, "killed"},
+		"well":                                   {[]string{"true"}, apply.Done, ""},
+		"badly":                                  {[]string{"sh", "-c", "echo no such machine >&2; exit 3"}, apply.Refused, "ended with 3: no such machine"},
+		"well, with a child that has its output": {[]string{"sh", "-c", "sleep 30 & echo $!"}, apply.Done, ""},
+		"killed":                                 {[]string{"sh", "-c", "kill -9 $$"}, apply.Unsure, "killed"},
 	} {
 		r := act(t, &Actuator{Name: "move", Argv: c.argv, Timeout: time.Minute}, relocate("tm-1"))
 		if r.Outcome != c.outcome || !strings.Contains(r.Detail, c.says) {
 			t.Errorf("%s: %+v", name, r)
+		}
+		if child, err := strconv.Atoi(r.Detail); err == nil {
+			_ = syscall.Kill(child, syscall.SIGKILL)
 		}
 	}
 }
@@ -103,6 +109,35 @@ func TestACommandWithoutEndIsKilledWithItsChildrenAndItsFateIsUnknown(t *testing
 			t.Fatal("a child outlived its command")
 		}
 		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func TestACommandHasTheTimeThatTheConfigurationGivesItAndEndsWithItsLease(t *testing.T) {
+	if got := (&Actuator{Timeout: time.Hour}).Within(relocate("tm-1")); got < time.Hour || got > time.Hour+time.Minute {
+		t.Errorf("an hour is %s", got)
+	}
+	h := &Actuator{Name: "drain", Argv: []string{"sleep", "60"}, Timeout: time.Hour}
+	c := relocate("tm-1")
+	i, err := h.Prepare(context.Background(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, lose := context.WithCancelCause(context.Background())
+	c.Guard = func(_ context.Context, send func() apply.Result) apply.Result {
+		lose(&apply.LostError{Plan: "abc", Job: job})
+		return send()
+	}
+	if r := h.Act(ctx, c, i); r.Outcome != apply.Unsure || !strings.Contains(r.Detail, "lost its lease of prod/wordcount") {
+		t.Errorf("%+v", r)
+	}
+	c.Guard = func(context.Context, func() apply.Result) apply.Result { return apply.Result{Outcome: apply.Unsure} }
+	h.Argv = []string{"touch", filepath.Join(t.TempDir(), "mark")}
+	if i, err = h.Prepare(context.Background(), c); err != nil {
+		t.Fatal(err)
+	}
+	h.Act(context.Background(), c, i)
+	if _, err := os.Stat(i.Argv[1]); err == nil {
+		t.Error("it was run without a lease")
 	}
 }
 

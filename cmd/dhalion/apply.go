@@ -80,7 +80,9 @@ expects is met or its time is over; that is the outcome, and evidence for later 
 
 What was interrupted is taken up with --resume: what can be repeated or asked for is; a
 hook that was begun is not run again, and a person says with --decided what it came to.
---abort ends a plan that nobody carries on; what was done stays done.
+It is refused when the job is neither what it was nor what the plan has made of it (3), and
+when mode, quiet hours or limits forbid it now (4). Until it is taken up or ended no other
+plan may touch its jobs. --abort ends a plan that nobody carries on; what was done stays done.
 
 A dry run looks at the same things, prints the exact calls, needs no approval and does
 nothing.
@@ -207,10 +209,10 @@ func (a *app) gateState(ctx context.Context, st *store.Store, engine *liveEngine
 	if r := d.row; r != nil {
 		s.Row = &apply.Row{ID: r.ID, Digest: r.Digest, State: r.State, Author: r.Author, ProposedAt: r.ProposedAt, Approvals: r.Approvals}
 	}
-	// What comes first in the order of refusals needs no engine: an old plan is told
-	// so although its engine does not answer.
+	// What comes first in the order of refusals needs no engine: an old plan, or one
+	// that is being applied, is told so although its engine does not answer.
 	s.Present = d.plan.Basis
-	if r := apply.Gate(s); r != nil && (r.Code == apply.Edited || r.Code == apply.Expired) {
+	if r := apply.Gate(s); r != nil && (r.Code == apply.Edited || r.Code == apply.Expired || r.Code == apply.Held) {
 		return s, nil
 	}
 	s.Present = dhalion.Basis{}
@@ -432,6 +434,12 @@ func (a *app) applier(ctx context.Context, st *store.Store, engine *liveEngine, 
 	return x, nil
 }
 
+func (a *app) at(p apply.Point) {
+	if a.observe != nil {
+		a.observe(p)
+	}
+}
+
 // carryOut applies a plan that has passed the gate, follows the job, judges the
 // outcome, and undoes the plan where its policy says so.
 func (a *app) carryOut(ctx context.Context, st *store.Store, engine *liveEngine, d *document, f applyFlags) (*applied, error) {
@@ -467,7 +475,11 @@ func (a *app) carryOut(ctx context.Context, st *store.Store, engine *liveEngine,
 func (a *app) stopped(ctx context.Context, d *document, err error) error {
 	var state *store.StateError
 	var expired *store.ExpiredError
+	var held *apply.HeldError
 	switch {
+	case errors.As(err, &held):
+		// As the gate has it: of many who race some are refused there and some here.
+		return a.refuse(apply.RefuseHeld(d.id, held, classify(err).hint))
 	case ctx.Err() != nil:
 		// Not the context's own error, of which it is said that nothing was done.
 		return &failure{code: exitFailure, err: fmt.Errorf("apply: plan %s was interrupted and is not finished", d.id),
@@ -483,15 +495,10 @@ func (a *app) stopped(ctx context.Context, d *document, err error) error {
 	return hinted(err, "go on with it: %s", command("apply", d.id, "--resume"))
 }
 
-// resume takes up a plan that was begun. What was approved and begun is carried to
-// its end: of the gate's questions only that after its content is asked again.
+// resume takes up a plan that was begun, by what still holds for it.
 func (a *app) resume(ctx context.Context, st *store.Store, engine *liveEngine, d *document, f applyFlags) error {
 	if d.row == nil {
 		return fmt.Errorf("apply: plan %s: this database has never seen it", d.id)
-	}
-	if r := apply.Gate(apply.State{Plan: d.plan, ID: d.id, Digest: d.digest, Now: d.row.ProposedAt, Present: d.plan.Basis,
-		Row: &apply.Row{ID: d.row.ID, Digest: d.row.Digest, State: d.row.State, ProposedAt: d.row.ProposedAt}}); r != nil && r.Code == apply.Edited {
-		return a.refuse(r)
 	}
 	if engine == nil {
 		return fmt.Errorf("apply: plan %s: no engine %s in dhalion.yaml", d.id, d.plan.Job.Engine())
@@ -500,6 +507,13 @@ func (a *app) resume(ctx context.Context, st *store.Store, engine *liveEngine, d
 	case dhalion.PlanApplying, dhalion.PlanUnclear:
 	default:
 		return hinted(fmt.Errorf("apply: plan %s is %s, and was not interrupted", d.id, d.row.State), "%s", command("show", d.id))
+	}
+	refusal, err := a.resumable(ctx, st, engine, d, f)
+	if err != nil {
+		return err
+	}
+	if refusal != nil {
+		return a.refuse(refusal)
 	}
 	done, err := a.carryOut(ctx, st, engine, d, f)
 	return a.ended(done, err)
@@ -517,11 +531,11 @@ func (a *app) abort(ctx context.Context, st *store.Store, d *document, f applyFl
 		return err
 	}
 	outcomes := apply.Outcomes(d.id, d.plan, entries, a.now())
-	row, err := st.Abort(ctx, d.id, f.as, f.reason, outcomes, a.now())
+	row, err := st.Abort(ctx, d.id, f.as, f.reason, "", outcomes, a.now())
 	var held *apply.HeldError
 	if errors.As(err, &held) && dead(held.Holder) {
 		// Its applier is gone: nobody renews the lease.
-		row, err = st.Abort(ctx, d.id, f.as, f.reason, outcomes, held.Until)
+		row, err = st.Abort(ctx, d.id, f.as, f.reason, held.Holder, outcomes, a.now())
 	}
 	if err != nil {
 		return err

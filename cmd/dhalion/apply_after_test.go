@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -100,6 +101,41 @@ func TestAPlanOfWhichNothingIsMeasuredIsUnclearWhenItsTimeIsOver(t *testing.T) {
 	}
 	if state, _ := b.state(id); state != "unclear" {
 		t.Errorf("the plan is %s", state)
+	}
+}
+
+func TestAJudgementThatIsCutOffIsMadeOnceByTheNext(t *testing.T) {
+	db := calling(t, newSession(t).url, "judgement")
+	for at, left := range map[apply.Point]string{apply.BeforeJudge: "applied", apply.AfterJudge: "unclear"} {
+		b, id := ready(t, db, planKinds[0])
+		b.run("apply", id, "--no-wait")
+		// It has 60 s, and 10 min for measurements to come; none do.
+		judging, out, _ := b.app(func() time.Time { return time.Now().Add(12 * time.Minute) })
+		met := false
+		judging.observe = func(p apply.Point) {
+			if p == at {
+				met = true
+				runtime.Goexit()
+			}
+		}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			judging.run(context.Background(), []string{"outcomes", id, "--judge"})
+		}()
+		<-ended
+		if state, _ := b.state(id); state != left || !met {
+			t.Errorf("cut off at %s (%v) it is %s: %s", at, met, state, out)
+		}
+		if said, code := b.try(after(12*time.Minute), "outcomes", id, "--judge"); code != 0 {
+			t.Fatalf("outcomes ended with %d: %s", code, said)
+		}
+		if state, _ := b.state(id); state != "unclear" {
+			t.Errorf("after %s it is %s", at, state)
+		}
+		if n := b.db.text(`SELECT count(*)::text FROM log WHERE plan = $1 AND event = 'unclear'`, id)[0]; n != "1" {
+			t.Errorf("after %s it was judged %s times", at, n)
+		}
 	}
 }
 
@@ -263,9 +299,6 @@ func (b *bench) hopeless(policy string) (id string) {
 	id, _ = b.approvedPlan(p)
 	return id
 }
-
-// count is how many instances the component count has.
-func (b *bench) count() int { return b.cluster.Live("orders").Parallelism["count"] }
 
 // unmet judges a plan without anything that follows from it, as an apply does that
 // is killed thereafter.

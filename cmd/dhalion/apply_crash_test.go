@@ -290,6 +290,8 @@ type planKind struct {
 	name    string
 	actions func(t dhalion.Topology) []dhalion.Action
 	steps   int
+	writes  int // attempts in the journal; a restart writes down its savepoint in between
+	calls   int // requests that change something, and hooks
 	opaque  bool
 	takes   time.Duration // from the process's start to its end, about
 	effects map[string]int
@@ -314,17 +316,17 @@ var planKinds = []planKind{
 		actions: func(t dhalion.Topology) []dhalion.Action {
 			return []dhalion.Action{rescale(t, "count", 6), rescale(t, "parse", 2)}
 		},
-		steps: 1, takes: 1300 * time.Millisecond, effects: map[string]int{flinktest.Rescaled: 1},
+		steps: 1, writes: 1, calls: 1, takes: 1300 * time.Millisecond, effects: map[string]int{flinktest.Rescaled: 1},
 		after: wants(map[string]int{"lines": 2, "parse": 2, "count": 6, "store": 2}, "--salt", "1", "--fast"),
 	},
 	{
 		name: "knob", actions: func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "1", "4")} },
-		steps: 1, takes: 1500 * time.Millisecond, effects: map[string]int{flinktest.Stopped: 1, flinktest.Submitted: 1},
+		steps: 1, writes: 2, calls: 2, takes: 1500 * time.Millisecond, effects: map[string]int{flinktest.Stopped: 1, flinktest.Submitted: 1},
 		after: wants(map[string]int{"lines": 2, "parse": 3, "count": 4, "store": 2}, "--salt", "4", "--fast"),
 	},
 	{
 		name: "relocation", actions: func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{relocation(t, "tm-2")} },
-		steps: 1, opaque: true, takes: 1200 * time.Millisecond, effects: map[string]int{flinktest.WorkerLost: 1},
+		steps: 1, writes: 1, calls: 1, opaque: true, takes: 1200 * time.Millisecond, effects: map[string]int{flinktest.WorkerLost: 1},
 		after: func(live flinktest.Shape) error {
 			if n := live.On["tm-2"]; n > 0 {
 				return fmt.Errorf("%d instances are on tm-2", n)
@@ -336,10 +338,36 @@ var planKinds = []planKind{
 		name: "mixed", actions: func(t dhalion.Topology) []dhalion.Action {
 			return []dhalion.Action{rescale(t, "count", 6), knob(t, "--salt", "1", "4")}
 		},
-		steps: 2, takes: 2600 * time.Millisecond, effects: map[string]int{flinktest.Rescaled: 2, // of the old run, and the new one like it
+		steps: 2, writes: 3, calls: 4, takes: 2600 * time.Millisecond, effects: map[string]int{flinktest.Rescaled: 2, // of the old run, and the new one like it
 			flinktest.Stopped: 1, flinktest.Submitted: 1},
 		after: wants(map[string]int{"lines": 2, "parse": 3, "count": 6, "store": 2}, "--salt", "4", "--fast"),
 	},
+}
+
+// passes is how often an apply of this kind passes a point, at least.
+func (k planKind) passes(at apply.Point) int {
+	switch at {
+	case apply.BeforeBegin, apply.AfterBegin, apply.BeforeEnd, apply.AfterEnd:
+		return 1
+	case apply.BeforeRenew, apply.AfterRenew:
+		return k.calls + k.steps // and once a second while it settles
+	case apply.BeforeAct, apply.AfterAct:
+		return k.calls
+	}
+	return k.writes
+}
+
+// byDefault reports whether a point is among those of every run of the tests: all
+// of the simplest kind, the last of each of the others, and those between a
+// restart's stop and start, where the job is down.
+func (k planKind) byDefault(at apply.Point, last bool) bool {
+	switch at {
+	case apply.BeforeBegin, apply.AfterBegin, apply.BeforeEnd, apply.AfterEnd, apply.BeforeRenew, apply.AfterRenew:
+		return k.name == "rescale" && last
+	case apply.BeforeAct, apply.AfterAct, apply.BeforeConfirm, apply.AfterConfirm:
+		return last || k.name == "knob"
+	}
+	return last
 }
 
 // tally counts what crashes came to.
@@ -520,11 +548,9 @@ func TestAnApplyThatIsKilledIsTakenUpAndEachActionIsInEffectOnce(t *testing.T) {
 	points := newTogether(t)
 	for _, kind := range planKinds {
 		for _, at := range apply.Points {
-			for n := range kind.steps {
-				// Begin and end are the same for every kind: of the others by default the
-				// last step's points.
-				inStep := !slices.Contains([]apply.Point{apply.BeforeBegin, apply.AfterBegin, apply.BeforeEnd, apply.AfterEnd}, at)
-				if n > 0 && !inStep || !whole && kind.name != "rescale" && (!inStep || n+1 < kind.steps) {
+			passes := kind.passes(at)
+			for n := range passes {
+				if !whole && !kind.byDefault(at, n+1 == passes) {
 					continue
 				}
 				where := fmt.Sprintf("%s:%d", at, n+1)

@@ -245,7 +245,7 @@ func TestApplyThenRollbackRestoresTheTopologyAndTheArguments(t *testing.T) {
 			}
 			return // a restart is not undone
 		}
-		if _, report = p.carryOut(t, server.URL, topology, d.arguments, undo, done.id); report.State != dhalion.PlanApplied {
+		if _, report = p.carryOut(t, server.URL, topologyOf(resizedTo(d.vertices, parallelism)), d.arguments, undo, done.id); report.State != dhalion.PlanApplied {
 			t.Fatalf("undoing it is %s: %s\n%+v", report.State, report.Why, cluster.Requests())
 		}
 		back := cluster.Live("orders")
@@ -259,6 +259,15 @@ func TestApplyThenRollbackRestoresTheTopologyAndTheArguments(t *testing.T) {
 		kinds.Add(int64(len(d.actions)))
 	})
 	t.Logf("%d plans with %d actions and as many that undo them", plans.Load()/2, kinds.Load())
+}
+
+// resizedTo are the vertices with another parallelism.
+func resizedTo(vertices []flinktest.Vertex, parallelism map[string]int) []flinktest.Vertex {
+	vertices = slices.Clone(vertices)
+	for i := range vertices {
+		vertices[i].Parallelism = parallelism[vertices[i].Name]
+	}
+	return vertices
 }
 
 // topologyOf is what a plan says that a job looked like.

@@ -121,7 +121,7 @@ func ends(to dhalion.PlanState) func(b *bench) []string {
 				first = dhalion.PlanApplied
 			}
 			if to == dhalion.PlanAborted {
-				_, err := st.Abort(ctx, plan, "ann", "enough", nil, time.Now().Add(time.Hour))
+				_, err := st.Abort(ctx, plan, "ann", "enough", "a test", nil, time.Now())
 				return err
 			}
 			if err := st.End(ctx, lease, first, "as the test has it", nil, time.Now()); err != nil || first == to {
@@ -337,7 +337,7 @@ var refusals = []struct {
 		b.run("discard", id)
 		return []string{id}
 	}, 0, exitNotApproved, "it is discarded"},
-	{"being applied", ends(dhalion.PlanApplying), 0, exitNotApproved, "it is being applied already"},
+	{"being applied", ends(dhalion.PlanApplying), 0, exitHeld, "it is being applied already"},
 	{"applied", ends(dhalion.PlanApplied), 0, exitNotApproved, "it is applied"},
 	{"met", ends(dhalion.PlanMet), 0, exitNotApproved, "it is met"},
 	{"unmet", ends(dhalion.PlanUnmet), 0, exitNotApproved, "it is unmet"},

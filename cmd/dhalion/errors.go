@@ -69,6 +69,7 @@ func classify(err error) *failure {
 	var missing *store.NotFoundError
 	var held *apply.HeldError
 	var lost *apply.LostError
+	var overtaken *apply.OvertakenError
 	switch {
 	case errors.As(err, &f):
 		return f
@@ -82,8 +83,13 @@ func classify(err error) *failure {
 		return &failure{code: exitExpired, err: err, hint: "see what it was about: " + planfile.Command("dhalion", "show", expired.Plan)}
 	case errors.As(err, &self):
 		return &failure{code: exitNotApproved, err: err, hint: "as somebody else: " + planfile.Command("dhalion", "approve", self.Plan, "--as", "NAME")}
+	case errors.As(err, &held) && held.Over:
+		return &failure{code: exitHeld, err: err, hint: "go on with it: " + planfile.Command("dhalion", "apply", held.Plan, "--resume") +
+			", or end it: " + planfile.Command("dhalion", "apply", held.Plan, "--abort")}
 	case errors.As(err, &held):
 		return &failure{code: exitHeld, err: err, hint: "wait for it, or see how it stands: " + planfile.Command("dhalion", "show", held.Plan)}
+	case errors.As(err, &overtaken):
+		return &failure{code: exitStale, err: err, hint: "end it: " + planfile.Command("dhalion", "apply", overtaken.Plan, "--abort")}
 	case errors.As(err, &lost):
 		return &failure{code: exitHeld, err: err, hint: "see how it stands: " + planfile.Command("dhalion", "log", lost.Plan)}
 	case errors.As(err, &missing) && missing.What == "plan":

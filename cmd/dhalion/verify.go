@@ -114,7 +114,11 @@ func (a *app) keepVerdict(ctx context.Context, st *store.Store, d *document, v a
 			began = e.At
 		}
 	}
+	a.at(apply.BeforeJudge)
 	_, err = st.Judge(ctx, d.id, v.State, v.Why, v.Outcomes, apply.Incidents(d.plan, d.id, v, began), a.now())
+	if err == nil {
+		a.at(apply.AfterJudge)
+	}
 	return err
 }
 

@@ -143,7 +143,7 @@ func (s *Store) forgetting(ctx context.Context, job dhalion.JobID, now time.Time
 		}
 		// Locked: whoever begins to apply a plan of the job waits, and finds none.
 		rows, err := tx.Query(ctx, `
-			SELECT id, state = 'applying' FROM plans WHERE job = $1 ORDER BY id FOR UPDATE`, job)
+			SELECT id, state = 'applying' FROM plans WHERE job = $1 ORDER BY id FOR NO KEY UPDATE`, job)
 		if err != nil {
 			return err
 		}

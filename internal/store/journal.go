@@ -19,8 +19,10 @@ var _ apply.Journal = (*Store)(nil)
 // Begin moves an approved plan to applying and takes the lease of its jobs, all
 // or none, each under a new epoch. With b.Resume it takes up a plan in applying or
 // unclear, too. It returns *apply.HeldError while somebody else's lease of a job
-// is good, *ExpiredError, *StateError, and *NotFoundError for a job that is not
-// known.
+// is good, or the plan that had it is still in applying: what that has begun may be
+// half done. Else it returns *ExpiredError, *StateError, *apply.OvertakenError for a
+// plan that was unclear and of whose job another has made something else, and
+// *NotFoundError for a job that is not known.
 func (s *Store) Begin(ctx context.Context, b apply.Beginning) (lease apply.Lease, err error) {
 	now := micros(b.Now)
 	_, err = s.changePlan(ctx, b.Plan, func(tx pgx.Tx, row *PlanRow) error {
@@ -34,12 +36,12 @@ func (s *Store) Begin(ctx context.Context, b apply.Beginning) (lease apply.Lease
 			if _, err := tx.Exec(ctx, `INSERT INTO leases (job) VALUES ($1) ON CONFLICT DO NOTHING`, job); err != nil {
 				return err
 			}
-			held, err := lockLease(ctx, tx, job)
+			held, good, err := lockLease(ctx, tx, job)
 			if err != nil {
 				return err
 			}
-			if held.Plan != "" && held.Until.After(now) && (held.Plan != row.ID || b.Dead == "" || held.Holder != b.Dead) {
-				return &apply.HeldError{Job: job, Plan: held.Plan, Holder: held.Holder, Until: held.Until}
+			if err := refuseHeld(ctx, tx, held, good, b, row.ID); err != nil {
+				return err
 			}
 		}
 		from := []dhalion.PlanState{dhalion.PlanApproved}
@@ -52,6 +54,11 @@ func (s *Store) Begin(ctx context.Context, b apply.Beginning) (lease apply.Lease
 		switch {
 		case !slices.Contains(from, row.State):
 			return &StateError{Plan: row.ID, State: row.State, Reason: row.Reason, To: dhalion.PlanApplying, Want: from}
+		}
+		if err := refuseOvertaken(ctx, tx, row); err != nil {
+			return err
+		}
+		switch {
 		case row.State == dhalion.PlanApplying:
 			entry := LogEntry{At: now, Job: row.Job, Plan: row.ID, Event: "resumed", Detail: reason(b.Holder)}
 			if err := appendLog(ctx, tx, entry); err != nil {
@@ -69,8 +76,8 @@ func (s *Store) Begin(ctx context.Context, b apply.Beginning) (lease apply.Lease
 		}
 		for _, job := range b.Jobs {
 			var epoch int64
-			if err := tx.QueryRow(ctx, `UPDATE leases SET plan = $2, holder = $3, until = $4, epoch = epoch + 1 WHERE job = $1 RETURNING epoch`,
-				job, row.ID, b.Holder, now.Add(b.Length)).Scan(&epoch); err != nil {
+			if err := tx.QueryRow(ctx, `UPDATE leases SET plan = $2, holder = $3, until = clock_timestamp() + $4::interval, epoch = epoch + 1 WHERE job = $1 RETURNING epoch`,
+				job, row.ID, b.Holder, b.Length).Scan(&epoch); err != nil {
 				return fmt.Errorf("store: take lease of %s: %w", job, err)
 			}
 			lease.Epochs[job] = epoch
@@ -83,29 +90,81 @@ func (s *Store) Begin(ctx context.Context, b apply.Beginning) (lease apply.Lease
 	return lease, nil
 }
 
+// refuseHeld returns *apply.HeldError when a job's lease, which is locked, keeps a
+// plan out.
+func refuseHeld(ctx context.Context, tx pgx.Tx, l Lease, good bool, b apply.Beginning, plan string) error {
+	held := &apply.HeldError{Job: l.Job, Plan: l.Plan, Holder: l.Holder, Until: l.Until}
+	switch {
+	case l.Plan == "":
+		return nil
+	case l.Plan == plan && b.Dead != "" && l.Holder == b.Dead:
+		return nil
+	case good:
+		return held
+	case l.Plan == plan:
+		return nil
+	}
+	var state dhalion.PlanState
+	if err := tx.QueryRow(ctx, `SELECT state FROM plans WHERE id = $1`, l.Plan).Scan(&state); err != nil {
+		return fmt.Errorf("store: read plan %s: %w", l.Plan, err)
+	}
+	if held.Over = state == dhalion.PlanApplying; held.Over {
+		return held
+	}
+	return nil
+}
+
+// refuseOvertaken returns *apply.OvertakenError when another plan has acted on a
+// plan's job since it did itself. While a plan is in applying none can.
+func refuseOvertaken(ctx context.Context, tx pgx.Tx, row *PlanRow) error {
+	if row.State != dhalion.PlanUnclear {
+		return nil
+	}
+	var by string
+	err := tx.QueryRow(ctx, `
+		SELECT j.plan FROM journal j JOIN plans p ON p.id = j.plan
+		WHERE p.job = $2 AND j.plan <> $1 AND j.id > (SELECT max(id) FROM journal WHERE plan = $1) ORDER BY j.id DESC LIMIT 1`, row.ID, row.Job).Scan(&by)
+	switch {
+	case err == nil:
+		return &apply.OvertakenError{Plan: row.ID, Job: row.Job, By: by}
+	case !errors.Is(err, pgx.ErrNoRows):
+		return fmt.Errorf("store: read journal of %s: %w", row.Job, err)
+	}
+	return nil
+}
+
 // lockLease reads a job's lease so that nobody else changes it meanwhile; Plan is
-// empty when it is free.
-func lockLease(ctx context.Context, tx pgx.Tx, job dhalion.JobID) (l Lease, err error) {
+// empty when it is free. Whether it is good is PostgreSQL's word: the clocks of two
+// appliers may differ by more than a lease is long.
+func lockLease(ctx context.Context, tx pgx.Tx, job dhalion.JobID) (l Lease, good bool, err error) {
 	var until *time.Time
 	err = tx.QueryRow(ctx, `SELECT job, coalesce(plan, ''), coalesce(holder, ''), epoch, until FROM leases WHERE job = $1 FOR UPDATE`, job).
 		Scan(&l.Job, &l.Plan, &l.Holder, &l.Epoch, &until)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return Lease{Job: job}, nil
+		return Lease{Job: job}, false, nil
+	}
+	if err == nil && until != nil {
+		l.Until = *until
+		good, err = isGood(ctx, tx, l)
 	}
 	if err != nil {
-		return l, fmt.Errorf("store: read lease of %s: %w", job, err)
+		return l, false, fmt.Errorf("store: read lease of %s: %w", job, err)
 	}
-	if until != nil {
-		l.Until = *until
-	}
-	return l, nil
+	return l, good, nil
+}
+
+// isGood reports whether a lease's time is not over. It is asked for after the row is
+// locked: to come by the lock may have taken longer than the lease was good for.
+func isGood(ctx context.Context, tx pgx.Tx, l Lease) (good bool, err error) {
+	err = tx.QueryRow(ctx, `SELECT $1 > clock_timestamp()`, l.Until).Scan(&good)
+	return good, err
 }
 
 // mine checks that every job of a lease is still under its epoch, and locks the
 // rows, in order of name.
 func mine(ctx context.Context, tx pgx.Tx, l apply.Lease) error {
 	for _, job := range sortedJobs(l.Epochs) {
-		now, err := lockLease(ctx, tx, job)
+		now, _, err := lockLease(ctx, tx, job)
 		if err != nil {
 			return err
 		}
@@ -129,14 +188,14 @@ func sortedJobs(epochs map[dhalion.JobID]int64) []dhalion.JobID {
 	return jobs
 }
 
-// Renew prolongs a lease to now + length. A lease whose time was over, and which
+// Renew prolongs a lease by PostgreSQL's clock, to length from now. A lease whose time was over, and which
 // nobody took, is prolonged as well. Else it returns *apply.LostError.
-func (s *Store) Renew(ctx context.Context, l apply.Lease, now time.Time, length time.Duration) error {
+func (s *Store) Renew(ctx context.Context, l apply.Lease, length time.Duration) error {
 	return s.inTx(ctx, func(tx pgx.Tx) error {
 		if err := mine(ctx, tx, l); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `UPDATE leases SET until = greatest(until, $2) WHERE plan = $1`, l.Plan, micros(now).Add(length))
+		_, err := tx.Exec(ctx, `UPDATE leases SET until = greatest(until, clock_timestamp() + $2::interval) WHERE plan = $1`, l.Plan, length)
 		if err != nil {
 			return fmt.Errorf("store: renew leases of plan %s: %w", l.Plan, err)
 		}
@@ -225,9 +284,9 @@ func (s *Store) End(ctx context.Context, l apply.Lease, to dhalion.PlanState, wh
 
 // Abort ends a plan that is applying or unclear, by a person's word, and gives
 // its lease back. It returns *apply.HeldError while an applier holds the lease,
-// and *StateError for any other plan. What was done stays done, and is noted: the
-// outcomes.
-func (s *Store) Abort(ctx context.Context, ref, person, why string, outcomes []dhalion.Outcome, now time.Time) (*PlanRow, error) {
+// unless that is the one of whom it is known that he is dead, and *StateError for any
+// other plan. What was done stays done, and is noted: the outcomes.
+func (s *Store) Abort(ctx context.Context, ref, person, why, dead string, outcomes []dhalion.Outcome, now time.Time) (*PlanRow, error) {
 	now = micros(now)
 	return s.changePlan(ctx, ref, func(tx pgx.Tx, row *PlanRow) error {
 		rows, err := tx.Query(ctx, `SELECT job, plan, holder, epoch, until FROM leases WHERE plan = $1 ORDER BY job FOR UPDATE`, row.ID)
@@ -239,7 +298,11 @@ func (s *Store) Abort(ctx context.Context, ref, person, why string, outcomes []d
 			return fmt.Errorf("store: read leases of plan %s: %w", row.ID, err)
 		}
 		for _, l := range held {
-			if l.Until.After(now) {
+			good, err := isGood(ctx, tx, l)
+			if err != nil {
+				return fmt.Errorf("store: read lease of %s: %w", l.Job, err)
+			}
+			if good && (dead == "" || l.Holder != dead) {
 				return &apply.HeldError{Job: l.Job, Plan: l.Plan, Holder: l.Holder, Until: l.Until}
 			}
 		}

@@ -34,6 +34,12 @@ func beginning(p *PlanRow, holder string, now time.Time) apply.Beginning {
 	return apply.Beginning{Plan: p.ID, Jobs: []dhalion.JobID{p.Job}, Holder: holder, Now: now, Length: leaseFor}
 }
 
+// lapse lets all leases run out.
+func lapse(t testing.TB, url string) {
+	t.Helper()
+	exec(t, url, `UPDATE leases SET until = clock_timestamp() - interval '1 s' WHERE plan IS NOT NULL`)
+}
+
 func mustBegin(t testing.TB, s *Store, b apply.Beginning) apply.Lease {
 	t.Helper()
 	l, err := s.Begin(ctx, b)
@@ -65,7 +71,7 @@ func TestOf200AppliersOfOnePlanOneWinsAndTheRestAreToldWhoDid(t *testing.T) {
 			continue
 		}
 		var held *apply.HeldError
-		if !errors.As(err, &held) || held.Plan != p.ID || held.Holder != fmt.Sprintf("applier %d", winner) || !held.Until.Equal(noon.Add(leaseFor)) {
+		if !errors.As(err, &held) || held.Plan != p.ID || held.Holder != fmt.Sprintf("applier %d", winner) || held.Over {
 			t.Fatalf("applier %d: %v; applier %d won", i, err, winner)
 		}
 		if message := err.Error(); !strings.Contains(message, p.ID) || !strings.Contains(message, held.Holder) {
@@ -75,18 +81,33 @@ func TestOf200AppliersOfOnePlanOneWinsAndTheRestAreToldWhoDid(t *testing.T) {
 }
 
 func TestTwoPlansOfOneJobNeverOverlap(t *testing.T) {
-	s, _ := withJob(t)
+	s, url := withJob(t)
 	a, b := approved(t, s, `{"plan":"a"}`), approved(t, s, `{"plan":"b"}`)
 	lease := mustBegin(t, s, beginning(a, "one", noon))
 	var held *apply.HeldError
-	if _, err := s.Begin(ctx, beginning(b, "two", noon.Add(leaseFor-time.Second))); !errors.As(err, &held) || held.Plan != a.ID {
-		t.Fatalf("b began while a held the job: %v", err)
+	// An applier whose clock is far ahead is no less kept out.
+	for _, ahead := range []time.Duration{0, leaseFor, 50 * time.Minute} {
+		if _, err := s.Begin(ctx, beginning(b, "two", noon.Add(ahead))); !errors.As(err, &held) || held.Plan != a.ID || held.Over {
+			t.Fatalf("b began while a held the job: %v", err)
+		}
 	}
-	// Its time is over: b takes the job, and a can write nothing more.
+	// Its time is over and it has not ended: what it began may be half done, so b stays
+	// out, however long that takes.
+	lapse(t, url)
 	now := noon.Add(leaseFor)
+	for _, late := range []time.Duration{0, 59 * time.Minute} {
+		_, err := s.Begin(ctx, beginning(b, "two", now.Add(late)))
+		if !errors.As(err, &held) || held.Plan != a.ID || !held.Over || !strings.Contains(err.Error(), "has not ended") {
+			t.Fatalf("b began while a was half done: %v", err)
+		}
+	}
+	// A person ends a: b takes the job, and a can write nothing more.
+	if _, err := s.Abort(ctx, a.ID, "ann", "its machine is gone", "", nil, now); err != nil {
+		t.Fatal(err)
+	}
 	mustBegin(t, s, beginning(b, "two", now))
 	var lost *apply.LostError
-	if err := s.Renew(ctx, lease, now, leaseFor); !errors.As(err, &lost) || lost.By != b.ID {
+	if err := s.Renew(ctx, lease, leaseFor); !errors.As(err, &lost) || lost.By != b.ID {
 		t.Errorf("a renewed a lease that it lost: %v", err)
 	}
 	if _, err := s.Intend(ctx, lease, 0, 1, apply.Intent{ID: "x"}, now); !errors.As(err, &lost) {
@@ -97,6 +118,83 @@ func TestTwoPlansOfOneJobNeverOverlap(t *testing.T) {
 	}
 	if entries, err := s.Entries(ctx, a.ID); err != nil || len(entries) != 0 {
 		t.Errorf("a's journal has %v, %v", entries, err)
+	}
+}
+
+func TestAnUnclearPlanIsNotTakenUpWhenAnotherHasActedSince(t *testing.T) {
+	s, _ := withJob(t)
+	a, b := approved(t, s, `{"plan":"a"}`), approved(t, s, `{"plan":"b"}`)
+	acts := func(p *PlanRow, to dhalion.PlanState, resume bool) error {
+		begin := beginning(p, "applier of "+p.ID, noon)
+		begin.Resume = resume
+		lease, err := s.Begin(ctx, begin)
+		if err != nil {
+			return err
+		}
+		entries, err := s.Entries(ctx, p.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Intend(ctx, lease, 0, len(entries)+1, apply.Intent{ID: p.ID + "-0"}, noon); err != nil {
+			t.Fatal(err)
+		}
+		return s.End(ctx, lease, to, "as the test has it", nil, noon)
+	}
+	for _, resume := range []bool{false, true, true} { // nobody was in between
+		if err := acts(a, dhalion.PlanUnclear, resume); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := acts(b, dhalion.PlanApplied, false); err != nil {
+		t.Fatal(err)
+	}
+	var overtaken *apply.OvertakenError
+	if err := acts(a, dhalion.PlanApplied, true); !errors.As(err, &overtaken) || overtaken.By != b.ID {
+		t.Errorf("a was taken up after b had changed the job: %v", err)
+	}
+	if row, err := s.Plan(ctx, a.ID); err != nil || row.State != dhalion.PlanUnclear {
+		t.Errorf("a is %v, %v", row, err)
+	}
+}
+
+// TestAnApplierWritesItsIntentWhileOthersWaitForItsLease has one come for a plan that
+// is being applied: it has the plan's row, and waits for the lease's. The applier has
+// the lease's row and writes to the journal, which refers to the plan.
+func TestAnApplierWritesItsIntentWhileOthersWaitForItsLease(t *testing.T) {
+	s, url := withJob(t)
+	p := approved(t, s, `{"waits":1}`)
+	lease := mustBegin(t, s, beginning(p, "one", noon))
+	came := make(chan error, 1)
+	err := s.inTx(ctx, func(tx pgx.Tx) error {
+		if err := mine(ctx, tx, lease); err != nil {
+			return err
+		}
+		go func() {
+			_, err := s.Begin(ctx, beginning(p, "two", noon))
+			came <- err
+		}()
+		conn, err := pgx.Connect(ctx, url)
+		if err != nil {
+			return err
+		}
+		defer conn.Close(ctx)
+		for deadline, waits := time.Now().Add(20*time.Second), false; !waits; {
+			if err := conn.QueryRow(ctx, `SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%FROM leases%' AND datname = current_database()`).Scan(&waits); err != nil {
+				return err
+			}
+			if time.Now().After(deadline) {
+				return errors.New("the other one does not come to the lease")
+			}
+		}
+		_, err = tx.Exec(ctx, `INSERT INTO journal (plan, action, attempt, step, epoch, at, call) VALUES ($1, 0, 1, 'intent', 1, $2, '{}')`, p.ID, noon)
+		return err
+	})
+	if err != nil {
+		t.Errorf("the applier: %v", err)
+	}
+	var held *apply.HeldError
+	if err := <-came; !errors.As(err, &held) {
+		t.Errorf("the other one: %v", err)
 	}
 }
 
@@ -152,8 +250,33 @@ func TestTheJournalTellsWhatACrashLeft(t *testing.T) {
 	}
 }
 
-func TestAPlanIsResumedWhenItsLeaseIsOverOrItsHolderIsDead(t *testing.T) {
+func TestHowARunWasStartedIsKnownHoweverOftenItWasRescaledSince(t *testing.T) {
 	s, _ := withJob(t)
+	p := approved(t, s, `{"started":1}`)
+	lease := mustBegin(t, s, beginning(p, "one", noon))
+	write := func(attempt int, note, outcome string) {
+		t.Helper()
+		id, err := s.Intend(ctx, lease, 0, attempt, apply.Intent{ID: p.ID + "-0", Note: json.RawMessage(note)}, noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Confirm(ctx, id, apply.Result{Outcome: outcome}, noon); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(1, `{"run": "a", "next": "b", "arguments": ["--salt", "4"]}`, apply.Partly)
+	write(2, `{"run": "a", "next": "b", "arguments": ["--salt", "4"]}`, apply.Done)
+	for i := range 60 {
+		write(3+i, `{"run": "b"}`, apply.Done)
+	}
+	intents, err := s.Done(ctx, p.Job, 50)
+	if err != nil || len(intents) != 1 || !strings.Contains(string(intents[0].Note), `"--salt"`) {
+		t.Errorf("%d intents: %+v, %v", len(intents), intents, err)
+	}
+}
+
+func TestAPlanIsResumedWhenItsLeaseIsOverOrItsHolderIsDead(t *testing.T) {
+	s, url := withJob(t)
 	p := approved(t, s, `{"resume":1}`)
 	before := mustBegin(t, s, beginning(p, "one", noon))
 	again := beginning(p, "two", noon.Add(time.Second))
@@ -172,12 +295,21 @@ func TestAPlanIsResumedWhenItsLeaseIsOverOrItsHolderIsDead(t *testing.T) {
 		t.Errorf("epoch %d follows %d", after.Epochs[p.Job], before.Epochs[p.Job])
 	}
 	var lost *apply.LostError
-	if err := s.Renew(ctx, before, again.Now, leaseFor); !errors.As(err, &lost) || lost.By != "" {
+	if err := s.Renew(ctx, before, leaseFor); !errors.As(err, &lost) || lost.By != "" {
 		t.Errorf("the first applier still holds the lease: %v", err)
 	}
 	if got := events(t, s, p.ID); got != "proposed:ann approved:bob applying resumed" {
 		t.Errorf("log: %s", got)
 	}
+	// The second one's time is over, and nobody knows whether it lives.
+	third := beginning(p, "three", noon.Add(-time.Hour))
+	third.Resume = true
+	if _, err := s.Begin(ctx, third); !errors.As(err, &held) || held.Holder != "two" {
+		t.Fatalf("a living applier was pushed aside: %v", err)
+	}
+	lapse(t, url)
+	mustBegin(t, s, third)
+	lapse(t, url)
 	// Without being asked to resume, a plan that is being applied is refused.
 	late := beginning(p, "three", noon.Add(time.Hour-time.Minute))
 	var state *StateError
@@ -215,19 +347,20 @@ func TestTheEndOfAnApplyNotesWhatCameOfEachAction(t *testing.T) {
 }
 
 func TestAPersonEndsAPlanThatNobodyApplies(t *testing.T) {
-	s, _ := withJob(t)
+	s, url := withJob(t)
 	p := approved(t, s, `{"abort":1}`)
 	var state *StateError
-	if _, err := s.Abort(ctx, p.ID, "ann", "no more", nil, noon); !errors.As(err, &state) {
+	if _, err := s.Abort(ctx, p.ID, "ann", "no more", "", nil, noon); !errors.As(err, &state) {
 		t.Errorf("a plan that was not begun was aborted: %v", err)
 	}
 	lease := mustBegin(t, s, beginning(p, "one", noon))
 	var held *apply.HeldError
-	if _, err := s.Abort(ctx, p.ID, "ann", "no more", nil, noon.Add(time.Second)); !errors.As(err, &held) {
+	if _, err := s.Abort(ctx, p.ID, "ann", "no more", "somebody else", nil, noon.Add(time.Hour)); !errors.As(err, &held) {
 		t.Errorf("a plan was aborted under its applier: %v", err)
 	}
+	lapse(t, url)
 	done := []dhalion.Outcome{{Action: 0, Job: p.Job, Kind: dhalion.SetParallelism, Target: dhalion.ComponentTarget(p.Job, "counter"), Applied: "applied", At: noon, Detail: "it was done"}}
-	row, err := s.Abort(ctx, p.ID, "ann", "no more", done, noon.Add(leaseFor))
+	row, err := s.Abort(ctx, p.ID, "ann", "no more", "", done, noon)
 	if err != nil || row.State != dhalion.PlanAborted || row.Reason != "no more" {
 		t.Fatalf("plan %+v, %v", row, err)
 	}
@@ -235,7 +368,7 @@ func TestAPersonEndsAPlanThatNobodyApplies(t *testing.T) {
 		t.Errorf("what it came to: %+v, %v", noted, err)
 	}
 	var lost *apply.LostError
-	if err := s.Renew(ctx, lease, noon.Add(leaseFor), leaseFor); !errors.As(err, &lost) {
+	if err := s.Renew(ctx, lease, leaseFor); !errors.As(err, &lost) {
 		t.Errorf("the applier of an aborted plan goes on: %v", err)
 	}
 }
@@ -257,7 +390,11 @@ func (c *double) Prepare(_ context.Context, call apply.Call) (apply.Intent, erro
 	return apply.Intent{ID: call.ID}, nil
 }
 
-func (c *double) Act(_ context.Context, call apply.Call, i apply.Intent) apply.Result {
+func (c *double) Act(ctx context.Context, call apply.Call, i apply.Intent) apply.Result {
+	return call.Change(ctx, func() apply.Result { return c.act(call, i) })
+}
+
+func (c *double) act(call apply.Call, i apply.Intent) apply.Result {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch a := call.Actions[0]; a.Kind {
@@ -355,9 +492,52 @@ func TestWhereverAnApplierIsKilledEachActionHasItsEffect(t *testing.T) {
 			t.Fatalf("killed at %s (%d): the lease is still held by %s, %v", at, nth, l.Plan, err)
 		}
 	}
-	// Two points around the beginning, six in each of three steps, two at the end.
-	if kills != 2+3*6+2 {
+	// Two points around the beginning, ten in each of three steps (intent, renewal, call,
+	// confirmation, renewal while it settles), two at the end.
+	if kills != 2+3*10+2 {
 		t.Errorf("%d places were tried", kills)
+	}
+}
+
+// TestWhereverTheNextApplierIsKilledTooEachActionHasItsEffect kills one behind its
+// first call, whose answer it does not write down, and the one that takes it up at
+// every point, those of writing down what it finds done among them.
+func TestWhereverTheNextApplierIsKilledTooEachActionHasItsEffect(t *testing.T) {
+	s, _ := withJob(t)
+	for nth, killed := 0, true; killed; nth++ {
+		p := approved(t, s, fmt.Sprintf(`{"kill next":%d}`, nth))
+		c := &double{fired: map[string]int{}}
+		first := applierOf(s, c, "first")
+		first.Observe = func(point apply.Point) {
+			if point == apply.AfterAct {
+				panic(crashed{point})
+			}
+		}
+		if !crash(t, func() { mustApply(t, first, p, false) }) {
+			t.Fatal("it was not killed")
+		}
+		left, passed := nth, []apply.Point{}
+		second := applierOf(s, c, "second")
+		second.Dead = func(string) bool { return true }
+		second.Observe = func(point apply.Point) {
+			passed = append(passed, point)
+			if left--; left == -1 {
+				panic(crashed{point})
+			}
+		}
+		killed = crash(t, func() { mustApply(t, second, p, true) })
+		if !killed && !slices.Equal(passed[2:6], []apply.Point{apply.BeforeIntent, apply.AfterIntent, apply.BeforeConfirm, apply.AfterConfirm}) {
+			t.Errorf("what it finds done it does not write down first: %v", passed)
+		}
+		if stateOf(t, s, p.ID) == dhalion.PlanApplying {
+			third := applierOf(s, c, "third")
+			third.Dead = func(string) bool { return true }
+			mustApply(t, third, p, true)
+		}
+		state := stateOf(t, s, p.ID)
+		if c.puts != 1 || c.fired[p.ID+"-1"] != 1 || c.fired[p.ID+"-2"] > 1 || state != dhalion.PlanApplied && state != dhalion.PlanUnclear {
+			t.Errorf("killed behind %v: it is %s, and %+v", passed, state, c)
+		}
 	}
 }
 
@@ -382,7 +562,7 @@ func TestAnAnswerThatDoesNotComeIsAskedForOrRepeatedOrLeftAlone(t *testing.T) {
 }
 
 func TestAnApplierThatLostItsLeaseStopsBeforeItsNextCall(t *testing.T) {
-	s, _ := withJob(t)
+	s, url := withJob(t)
 	p, other := approved(t, s, `{"lost":1}`), approved(t, s, `{"lost":2}`)
 	c := &double{fired: map[string]int{}}
 	now := noon
@@ -391,6 +571,10 @@ func TestAnApplierThatLostItsLeaseStopsBeforeItsNextCall(t *testing.T) {
 	applier.Observe = func(point apply.Point) {
 		if point == apply.AfterIntent { // it sleeps, and somebody else takes the job
 			now = now.Add(leaseFor)
+			lapse(t, url)
+			if _, err := s.Abort(ctx, p.ID, "ann", "it does not answer", "", nil, now); err != nil {
+				t.Fatal(err)
+			}
 			mustBegin(t, s, beginning(other, "other", now))
 		}
 	}

@@ -411,8 +411,11 @@ func scanPlan(row pgx.CollectableRow) (*PlanRow, error) {
 	return &p, err
 }
 
+// lockPlan reads a plan so that nobody else changes it meanwhile. What refers to it,
+// as the journal of its applier does under the lease, may be written: that would wait
+// for a plan's lock with the lease's in hand, and here it is the other way round.
 func lockPlan(ctx context.Context, tx pgx.Tx, id string) (*PlanRow, error) {
-	return readPlan(ctx, tx, id, "FOR UPDATE")
+	return readPlan(ctx, tx, id, "FOR NO KEY UPDATE")
 }
 
 func readPlan(ctx context.Context, tx pgx.Tx, id, lock string) (*PlanRow, error) {

@@ -1,0 +1,114 @@
+package apply
+
+import (
+	"slices"
+
+	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/plan/planfile"
+)
+
+// Resumable returns why a plan that was begun must not be gone on with, or nil.
+// Its content, approval and time were looked at when it was begun; what may be
+// otherwise since is asked again: whether the job is as the plan found it or as its
+// own steps made it, mode, quiet hours and limits, and who holds the jobs. journal
+// are the plan's entries. Without s.PresentTopology the job's shape is left to its
+// actuator, which sees it when the job is up again.
+//
+// A job that the plan has stopped and not yet started again is not left down for the
+// sake of a mode or an hour.
+func Resumable(s State, journal []Entry) *Refusal {
+	if down(journal) {
+		s.Jobs = slices.Clone(s.Jobs)
+		for i := range s.Jobs {
+			s.Jobs[i].Observe, s.Jobs[i].Quiet = "", ""
+		}
+	}
+	for _, check := range []func(State) *Refusal{edited, func(s State) *Refusal { return elsewhere(s, journal) }, notAllowed, held} {
+		if r := check(s); r != nil {
+			r.Plan, r.Exit = s.ID, exits[r.Code]
+			return r
+		}
+	}
+	return nil
+}
+
+// down reports whether the last step was left in its middle, as the journal knows.
+func down(journal []Entry) bool {
+	if len(journal) == 0 {
+		return false
+	}
+	last := journal[len(journal)-1]
+	if last.Result != nil && last.Result.Outcome == Done {
+		return false
+	}
+	return slices.ContainsFunc(journal, func(e Entry) bool {
+		return e.Action == last.Action && e.Result != nil && e.Result.Outcome == Partly
+	})
+}
+
+// elsewhere refuses a plan whose job is neither what it was nor what the plan's
+// steps as far as they were begun have made of it.
+func elsewhere(s State, journal []Entry) *Refusal {
+	if s.PresentTopology == nil {
+		return nil
+	}
+	refuse := func() *Refusal {
+		return &Refusal{Code: Stale, Reason: "the job is neither what it was nor what the plan has made of it: " + changed(s),
+			Hint: "end it: " + planfile.Command("dhalion", "apply", s.ID, "--abort")}
+	}
+	if len(journal) == 0 {
+		if s.PresentTopology.Digest() != s.Plan.Basis.Topology {
+			return refuse()
+		}
+		return nil
+	}
+	shape := s.Plan.Topology
+	known := sameGraph(shape, *s.PresentTopology)
+	for _, step := range Steps(s.Plan) {
+		if len(step.Actions) == 0 || len(entriesOf(journal, step.Actions[0])) == 0 {
+			continue
+		}
+		if step.Class == Checkable {
+			// A run that is just begun has its program's parallelism for a moment; by their
+			// ids the actuator knows the old run and the new one from any other.
+			known = true
+			continue
+		}
+		shape = after(shape, s.Plan, step)
+		known = known || sameGraph(shape, *s.PresentTopology)
+	}
+	if !known {
+		return refuse()
+	}
+	return nil
+}
+
+// after is a job when a step has been carried out.
+func after(t dhalion.Topology, p dhalion.Plan, s Step) dhalion.Topology {
+	t.Components = slices.Clone(t.Components)
+	for _, i := range s.Actions {
+		a := p.Actions[i]
+		to, ok := a.To.Number()
+		if !ok || a.Kind != dhalion.SetParallelism {
+			continue
+		}
+		for k := range t.Components {
+			if t.Components[k].Name == a.Target.Component {
+				t.Components[k].Parallelism = int(to)
+			}
+		}
+	}
+	return t
+}
+
+// sameGraph reports whether components, parallelism and edges are the same.
+func sameGraph(x, y dhalion.Topology) bool {
+	bare := func(t dhalion.Topology) dhalion.Topology {
+		t.Components = slices.Clone(t.Components)
+		for i := range t.Components {
+			t.Components[i].MaxParallelism = 0
+		}
+		return t
+	}
+	return bare(x).SameShape(bare(y))
+}

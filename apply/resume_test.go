@@ -1,0 +1,59 @@
+package apply
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dhalion-go/dhalion"
+)
+
+func TestAPlanThatWasBegunIsGoneOnWithOnlyWhereItMayBeAndTheJobIsItsOwn(t *testing.T) {
+	// The relocation is action 0, the rescale of counter to 14 and of source to 3 is the
+	// step of actions 1 and 2.
+	relocated, rescaled := Entry{Action: 0, Attempt: 1}, Entry{Action: 1, Attempt: 1}
+	sized := func(counter, source int) func(*State) {
+		return present(func(t *dhalion.Topology) {
+			t.Components[0].Parallelism, t.Components[1].Parallelism = counter, source
+			t.Placement[0].Worker = "tm-7"
+		})
+	}
+	for _, c := range []struct {
+		name    string
+		change  func(*State)
+		journal []Entry
+		code    Code // empty: it may go on
+		says    string
+	}{
+		{"two hours later, with another policy and model", func(s *State) { s.Now, s.Present.Policy = s.Now.Add(2*time.Hour), "p2" }, nil, "", ""},
+		{"its job is not to be seen", func(s *State) { s.PresentTopology = nil }, []Entry{relocated}, "", ""},
+		{"nothing was begun and the job is as it was", present(func(*dhalion.Topology) {}), nil, "", ""},
+		{"nothing was begun and instances were placed anew", sized(8, 2), nil, Stale, "placed anew"},
+		{"a hook placed instances anew", sized(8, 2), []Entry{relocated}, "", ""},
+		{"a rescale was begun and not done", sized(8, 2), []Entry{relocated, rescaled}, "", ""},
+		{"a rescale was begun and done", sized(14, 3), []Entry{relocated, rescaled}, "", ""},
+		{"a rescale was not begun and somebody did it", sized(14, 3), []Entry{relocated}, Stale, "counter had 8 instances and has 14"},
+		{"half of a rescale is there", sized(14, 2), []Entry{relocated, rescaled}, Stale, "counter had 8 instances and has 14"},
+		{"somebody rescaled on", sized(15, 3), []Entry{relocated, rescaled}, Stale, "counter had 8 instances and has 15"},
+		{"the graph is another", present(func(t *dhalion.Topology) { t.Edges = nil }), []Entry{relocated}, Stale, "neither what it was"},
+		{"only to be looked at", func(s *State) { s.Jobs[0].Observe = "mode observe, d.yaml:3" }, nil, NotAllowed, "mode observe"},
+		{"quiet hours", func(s *State) { s.Jobs[0].Quiet = "22:00-06:00 UTC" }, nil, NotAllowed, "quiet hours"},
+		{"quiet hours, and a restart is in its middle", func(s *State) { s.Jobs[0].Quiet = "22:00-06:00 UTC" },
+			[]Entry{{Action: 1, Attempt: 1, Result: &Result{Outcome: Partly}}, {Action: 1, Attempt: 2}}, "", ""},
+		{"quiet hours, and a restart is done", func(s *State) { s.Jobs[0].Quiet = "22:00-06:00 UTC" },
+			[]Entry{{Action: 1, Attempt: 1, Result: &Result{Outcome: Partly}}, {Action: 1, Attempt: 2, Result: &Result{Outcome: Done}}}, NotAllowed, "quiet hours"},
+		{"tighter limits", func(s *State) { s.Limits.Instances = .5 }, nil, NotAllowed, "it touches 100 % of the instances"},
+		{"another plan holds its job", func(s *State) { s.Jobs[0].HeldBy = "aaaaaaaaaaaa" }, nil, Held, "plan aaaaaaaaaaaa holds"},
+		{"edited", func(s *State) { s.Plan.Actions[1].To = dhalion.NumberSetting(15) }, nil, Edited, "is not that of its body"},
+	} {
+		s := ready(example())
+		s.Row.State = dhalion.PlanApplying
+		c.change(&s)
+		r := Resumable(s, c.journal)
+		switch {
+		case r == nil && c.code == "":
+		case r == nil || r.Code != c.code || !strings.Contains(r.Reason, c.says) || r.Plan != s.ID || r.Exit != exits[c.code]:
+			t.Errorf("%s: %+v, want %s: …%s…", c.name, r, c.code, c.says)
+		}
+	}
+}
