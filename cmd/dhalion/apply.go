@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -247,7 +248,8 @@ func (a *app) present(ctx context.Context, st *store.Store, engine *liveEngine, 
 	if err != nil {
 		return nil, err
 	}
-	s.Sharing, s.Unseen = sharing(s.Plan, all), unseen
+	// Where the plan's own job is, its topology says.
+	s.Sharing, s.Unseen = sharing(s.Plan, all), slices.DeleteFunc(unseen, func(job dhalion.JobID) bool { return job == s.Plan.Job })
 	topology, ok := all[s.Plan.Job]
 	if !ok {
 		return nil, fmt.Errorf("apply: %s does not run on engine %s, or is on its way up or down", s.Plan.Job, engine.engine)

@@ -44,14 +44,14 @@ func (r *renewing) Look(ctx context.Context, _ apply.Call, i apply.Intent) (appl
 // are those of the runs that they ended, left those of the run that the newest one
 // started; nil: none did.
 func hooked(ctx context.Context, st *store.Store, job dhalion.JobID) (had map[string][]string, left []string, err error) {
-	intents, err := st.Done(ctx, job, 50)
+	intents, err := st.Hooked(ctx, job, 50)
 	if err != nil {
 		return nil, nil, err
 	}
 	had = map[string][]string{}
 	for _, i := range intents {
 		var h actuator.Hooked
-		if len(i.Argv) == 0 || len(i.Note) == 0 || json.Unmarshal(i.Note, &h) != nil || h.Left == nil {
+		if json.Unmarshal(i.Note, &h) != nil || h.Left == nil {
 			continue
 		}
 		if left == nil {

@@ -108,3 +108,20 @@ func (s *Store) Done(ctx context.Context, job dhalion.JobID, limit int) ([]apply
 	}
 	return intents, nil
 }
+
+// Hooked lists the intents of hooks that started a job anew and are confirmed as
+// done, the newest first, at most limit of them: those with a note of what they left
+// it with.
+func (s *Store) Hooked(ctx context.Context, job dhalion.JobID, limit int) ([]apply.Intent, error) {
+	rows, err := s.pool.Query(ctx, `
+		SELECT i.call FROM journal i JOIN journal c ON c.intent = i.id JOIN plans p ON p.id = i.plan
+		WHERE p.job = $1 AND c.result ->> 'outcome' = $2 AND i.call -> 'note' -> 'left' IS NOT NULL ORDER BY i.id DESC LIMIT $3`, job, apply.Done, limit)
+	if err != nil {
+		return nil, fmt.Errorf("store: read journal of %s: %w", job, err)
+	}
+	intents, err := pgx.CollectRows(rows, pgx.RowTo[apply.Intent])
+	if err != nil {
+		return nil, fmt.Errorf("store: read journal of %s: %w", job, err)
+	}
+	return intents, nil
+}
