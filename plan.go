@@ -146,7 +146,22 @@ type Action struct {
 	Expect      Expectation `json:"expect"`
 	Reverse     *Reversal   `json:"reverse"` // nil: nothing to undo
 	Affects     []Affected  `json:"affects"`
+	Before      []Before    `json:"before,omitempty"` // by cause; none: it was never judged
 	Utility     float64     `json:"utility"`
+}
+
+// Before is what the same action against the same cause came to in the past, of the
+// job and of others. It is evidence on whether the action helps, and not on whether
+// the cause holds.
+type Before struct {
+	Cause  Cause   `json:"cause"`
+	Met    int     `json:"met"`    // outcomes that count
+	Unmet  int     `json:"unmet"`  // outcomes that count
+	Weight float64 `json:"weight"` // of them all, in fresh outcomes of the same job and component
+	// Probability that the action does what it should, and Factor by which its benefit
+	// counts for that: 1 is as much as with no outcome.
+	Probability float64 `json:"probability"`
+	Factor      float64 `json:"factor"`
 }
 
 // Alternative is an action that was considered and refused, with the reason.
@@ -258,16 +273,17 @@ type Approval struct {
 // Outcome is what came of an action: Applied, Refused or Failed, and then what
 // was seen afterwards: Met, Unmet or Unclear.
 type Outcome struct {
-	Plan    string     `json:"plan"`
-	Action  int        `json:"action"`
-	Job     JobID      `json:"job"`
-	Kind    ActionKind `json:"kind"`
-	Target  Target     `json:"target"`
-	Cause   Cause      `json:"cause"`
-	Applied string     `json:"applied"` // applied, refused, failed
-	Judged  string     `json:"judged"`  // met, unmet, unclear; empty before it is judged
-	At      time.Time  `json:"at"`
-	Detail  string     `json:"detail,omitempty"`
+	Plan     string     `json:"plan"`
+	Action   int        `json:"action"`
+	Job      JobID      `json:"job"`
+	Kind     ActionKind `json:"kind"`
+	Target   Target     `json:"target"`
+	Argument string     `json:"argument,omitempty"` // of set_knob and repartition, as in the action
+	Cause    Cause      `json:"cause"`
+	Applied  string     `json:"applied"` // applied, refused, failed
+	Judged   string     `json:"judged"`  // met, unmet, unclear; empty before it is judged
+	At       time.Time  `json:"at"`
+	Detail   string     `json:"detail,omitempty"`
 }
 
 // Incident is a labelled stretch of a job's history: what really was wrong,

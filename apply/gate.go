@@ -104,6 +104,10 @@ type State struct {
 type JobState struct {
 	Job     dhalion.JobID
 	Observe string // where it is said that it is only to be looked at; empty: it is not
+	// Foreign are changes by somebody else on account of which the job is only to be
+	// looked at until Until; a zero Until: it is not.
+	Foreign []dhalion.Change
+	Until   time.Time
 	Quiet   string // the quiet hours that hold now; empty: none do
 	HeldBy  string // id of the plan that holds its lease; empty: none
 }
@@ -135,8 +139,8 @@ func Leaves(a dhalion.Action) string {
 
 // Gate returns why the plan must not be carried out, or nil. It looks for the
 // reasons in the order of the exit codes' contract: edited, expired, stale, not
-// approved, not allowed (mode, quiet hours, a job that may share a worker, blast
-// radius), held by another plan,
+// approved, not allowed (mode, changes by somebody else, quiet hours, a job that may
+// share a worker, blast radius), held by another plan,
 // nothing to act on. A plan that is being applied is held by its applier, and that
 // comes behind edited: its time and the world have been looked at, and it moves the
 // world itself. A dry run needs no approval, no lease and no engine, and may
@@ -369,6 +373,12 @@ func notAllowed(s State) *Refusal {
 	for _, j := range s.Jobs {
 		if j.Observe != "" {
 			return refuse("set its mode to propose when it may be changed", "%s may only be looked at: %s", j.Job, j.Observe)
+		}
+	}
+	for _, j := range s.Jobs {
+		if s.Now.Before(j.Until) {
+			return refuse("see who changes it: "+planfile.Command("dhalion", "log", string(j.Job))+", and wait until then",
+				"%s may only be looked at until %s: somebody else changed its parallelism, %s", j.Job, rfc(j.Until), planfile.Changes(j.Foreign))
 		}
 	}
 	for _, j := range s.Jobs {

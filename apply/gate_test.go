@@ -129,6 +129,11 @@ var refusals = []struct {
 	{"its state is unknown", func(s *State) { s.Row.State = "" }, NotApproved, 4, "and only a plan that waits", ""},
 	{"the job may only be looked at", func(s *State) { s.Jobs[0].Observe = "dhalion.yaml:7" }, NotAllowed, 4, "prod/wordcount may only be looked at: dhalion.yaml:7", "propose"},
 	{"a job beside it may only be looked at", func(s *State) { beside(s); s.Jobs[1].Observe = "dhalion.yaml:9" }, NotAllowed, 4, "prod/zebra may only be looked at", ""},
+	{"somebody else changes it", func(s *State) {
+		s.Jobs[0].Until = asOf.Add(40 * time.Minute)
+		s.Jobs[0].Foreign = []dhalion.Change{{At: asOf.Add(-20 * time.Minute), Component: "counter", From: 8, To: 12}, {At: asOf.Add(-5 * time.Minute), Component: "counter", From: 12, To: 8}}
+	}, NotAllowed, 4, "prod/wordcount may only be looked at until 2025-11-03T14:40:00Z: somebody else changed its parallelism, counter 8 → 12 instances at 2025-11-03T13:40:00Z and counter 12 → 8 instances at 2025-11-03T13:55:00Z",
+		"dhalion log prod/wordcount"},
 	{"quiet hours hold", func(s *State) { s.Jobs[0].Quiet = "22:00-06:00" }, NotAllowed, 4, "within the quiet hours of prod/wordcount, 22:00-06:00", "wait"},
 	{"quiet hours hold of a job beside it", func(s *State) { beside(s); s.Jobs[1].Quiet = "00:00-24:00" }, NotAllowed, 4, "the quiet hours of prod/zebra", ""},
 	{"it touches too many jobs", func(s *State) { beside(s); s.Limits.Jobs = 1 }, NotAllowed, 4, "it touches 2 jobs, and policy default allows 1", ""},
@@ -202,8 +207,9 @@ func TestAPlanThatIsReadyPasses(t *testing.T) {
 			s.Row.Author = ""
 			s.Row.Approvals = append(s.Row.Approvals, a)
 		},
-		"the author without four eyes": func(s *State) { s.Row.Approvals[0].Person = "ann" },
-		"it holds the job itself":      func(s *State) { s.Jobs[0].HeldBy = s.ID },
+		"the author without four eyes":         func(s *State) { s.Row.Approvals[0].Person = "ann" },
+		"somebody else changed it an hour ago": func(s *State) { s.Jobs[0].Until = s.Now },
+		"it holds the job itself":              func(s *State) { s.Jobs[0].HeldBy = s.ID },
 		"an old approval beside a good": func(s *State) {
 			s.Row.Approvals = append([]dhalion.Approval{{Plan: s.ID, Digest: "x", Person: "eve"}}, s.Row.Approvals...)
 		},
@@ -242,7 +248,7 @@ func TestADryRunNeedsNoApprovalLeaseOrEngine(t *testing.T) {
 	pass := []string{"the store has never seen it", "nobody approved it", "it says approved and nobody did", "the approval names nobody",
 		"the approval is of another content", "the approval is of another plan", "its author approved it under four eyes",
 		"its author approved it twice under four eyes", "four eyes and no author", "another plan holds the job", "another plan holds a job beside it",
-		"the job may only be looked at", "a job beside it may only be looked at", "quiet hours hold", "quiet hours hold of a job beside it",
+		"the job may only be looked at", "a job beside it may only be looked at", "somebody else changes it", "quiet hours hold", "quiet hours hold of a job beside it",
 		"it touches too many jobs", "it touches too many instances", "it is not known where a job is", "there is no engine", "there is nothing in it"}
 	for _, c := range refusals {
 		s := ready(example())

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/plan/planfile"
@@ -26,6 +27,7 @@ const (
 	WarnIgnored        = "W-ignored"         // the published method leaves out what the history shows
 	WarnOldRates       = "W-old-rates"       // the newest rates are from before the window
 	WarnWaits          = "W-waits"           // the published program itself would not decide yet
+	WarnForeign        = "W-foreign-changes" // somebody else changes the job's parallelism: it may only be looked at
 )
 
 // wide is the ratio of an interval's ends above which a size is a rough guess.
@@ -36,6 +38,9 @@ func (s *Situation) lint(p dhalion.Plan, earlier []dhalion.Warning) []dhalion.Wa
 	warnings := slices.Clone(earlier)
 	warn := func(code, format string, args ...any) {
 		warnings = append(warnings, dhalion.Warning{Code: code, Message: fmt.Sprintf(format, args...)})
+	}
+	if foreign, until := dhalion.Foreign(s.changes, s.AsOf); !until.IsZero() {
+		warn(WarnForeign, "somebody else changed its parallelism: %s; apply refuses until %s, as in mode observe", planfile.Changes(foreign), until.UTC().Format(time.RFC3339))
 	}
 	to := targets(p.Actions)
 	if len(to) > 0 {

@@ -16,9 +16,11 @@
 // action restores if the cause holds. Cost is the price of the instances added
 // (negative: freed), as a share of the job's instances times the parameter
 // instance_price. Disruption is the share of the job's instances that stop, times
-// how long they stop, over the plan's validity. What the action achieved before
-// is not weighed yet. Diagnoses are taken as independent: what one explains of
-// another was taken out of its probability before.
+// how long they stop, over the plan's validity. Diagnoses are taken as independent:
+// what one explains of another was taken out of its probability before.
+//
+// What the same action against the same cause came to before multiplies the benefit,
+// and what is freed (outcomes.go): it is evidence, and forbids nothing.
 package plan
 
 import (
@@ -58,8 +60,14 @@ type Input struct {
 	Neighbours []Neighbour
 	// Arguments are those with which the present run was started; nil: not known.
 	Arguments []string
+	// Changes are those of the job's parallelism, in order of time, with who made them;
+	// those of the last hour are looked at.
+	Changes []dhalion.Change
+	// Outcomes are what came of actions before, in any order; those that Remembered
+	// leaves out are passed over.
+	Outcomes []dhalion.Outcome
 
-	Basis    dhalion.Basis     // goes into the plan as it is
+	Basis    dhalion.Basis     // goes into the plan, with the digest of the outcomes that were used
 	Warnings []dhalion.Warning // of earlier stages
 }
 
@@ -127,6 +135,7 @@ func makePlan(in Input, set settings, resolvers []Resolver) (dhalion.Plan, error
 		return dhalion.Plan{}, fmt.Errorf("plan: make plan of %s: %w", in.Job, err)
 	}
 	chosen, alternatives := s.choose(resolvers)
+	chosen = append(chosen, s.meddled()...)
 	p := dhalion.Plan{
 		Version:         planfile.Version,
 		Job:             in.Job,
@@ -141,6 +150,9 @@ func makePlan(in Input, set settings, resolvers []Resolver) (dhalion.Plan, error
 		Sizing:          s.sizing(chosen),
 		Actions:         chosen,
 		Alternatives:    alternatives,
+	}
+	if p.Basis.Outcomes, err = s.past.digest(); err != nil {
+		return dhalion.Plan{}, fmt.Errorf("plan: make plan of %s: digest outcomes: %w", in.Job, err)
 	}
 	p.Warnings = s.lint(p, append(slices.Clone(in.Warnings), s.warnings...))
 	return p, nil
@@ -157,6 +169,8 @@ type Situation struct {
 	set        settings
 	neighbours []Neighbour
 	arguments  []string
+	past       *past
+	changes    []dhalion.Change
 	sizes      []size // in order of flow; non-sources, by the autoscaler's method all
 	sources    []ComponentLoad
 	feasible   float64 // share of the offered load that can be kept up with, at most 1
@@ -171,7 +185,8 @@ func newSituation(in Input, set settings) (*Situation, error) {
 	if err := in.Topology.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Situation{Job: in.Job, AsOf: in.AsOf, Topology: in.Topology, set: set, neighbours: in.Neighbours, arguments: in.Arguments}
+	s := &Situation{Job: in.Job, AsOf: in.AsOf, Topology: in.Topology, set: set, neighbours: in.Neighbours, arguments: in.Arguments,
+		changes: in.Changes, past: newPast(in.Outcomes, set.memory, in.Job, in.AsOf)}
 	s.Topology.Components = slices.Clone(in.Topology.Components)
 	s.Topology.Edges = slices.Clone(in.Topology.Edges)
 	s.Topology.Placement = slices.Clone(in.Topology.Placement)

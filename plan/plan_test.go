@@ -24,7 +24,8 @@ var asOf = time.Date(2025, 11, 3, 14, 2, 10, 0, time.UTC)
 
 func defaults() settings {
 	return settings{name: "default", target: 0.8, actAbove: 0.5, price: 0.1, catchUp: 10 * time.Minute, restart: 30 * time.Second,
-		validFor: time.Hour, patience: 2 * time.Minute}
+		validFor: time.Hour, patience: 2 * time.Minute,
+		memory: memory{prior: 0.75, strength: 4, halfLife: 720 * time.Hour, elsewhere: 0.2, floor: 0.1, blacklist: 0.5}}
 }
 
 func at(component string) dhalion.Target { return dhalion.ComponentTarget(job, component) }
@@ -860,4 +861,43 @@ func TestADefaultPolicyNeedsNoMore(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, briefly(p), "counter 8 → 14 instances", "sink 3 → 5 instances", "splitter 4 → 6 instances")
+}
+
+func TestTwoChangesBySomebodyElseInAnHourAreWarnedOfWithAnAlert(t *testing.T) {
+	in := wordcount(1)
+	in.Changes = []dhalion.Change{
+		{At: asOf.Add(-50 * time.Minute), Component: "counter", From: 4, To: 8, By: dhalion.ChangeDhalion},
+		{At: asOf.Add(-40 * time.Minute), Component: "counter", From: 8, To: 12, By: dhalion.ChangeOperator},
+	}
+	if p := made(t, in, defaults()); len(p.Actions) != 0 || len(p.Warnings) != 0 {
+		t.Errorf("of one change: %+v, %v", p.Actions, p.Warnings)
+	}
+	in.Changes = append(in.Changes, dhalion.Change{At: asOf.Add(-10 * time.Minute), Component: "counter", From: 12, To: 8, By: dhalion.ChangeOperator})
+	p := made(t, in, defaults())
+	const both = "counter 8 → 12 instances at 2025-11-03T13:22:10Z and counter 12 → 8 instances at 2025-11-03T13:52:10Z"
+	hasWarning(t, p, WarnForeign, "somebody else changed its parallelism: "+both+"; apply refuses until 2025-11-03T14:22:10Z")
+	if len(p.Actions) != 1 || p.Actions[0].Kind != dhalion.Alert || p.Actions[0].Target != dhalion.JobTarget(job) || !strings.Contains(p.Actions[0].Message, both) {
+		t.Errorf("%+v", p.Actions)
+	}
+	if _, _, _, err := planfile.Encode(p); err != nil {
+		t.Error(err)
+	}
+	// What is wrong is planned for all the same, and the alert comes last.
+	sick := wordcount(2.7, found(dhalion.Underprovisioned, at("counter"), 0.95))
+	sick.Changes = in.Changes
+	if p := made(t, sick, defaults()); len(p.Actions) != 4 || p.Actions[3].Kind != dhalion.Alert {
+		t.Errorf("%q", briefly(p))
+	}
+	// A policy that allows no alert has the warning alone.
+	set := defaults()
+	set.actions = []dhalion.ActionKind{dhalion.SetParallelism}
+	if p := made(t, in, set); len(p.Actions) != 0 {
+		t.Errorf("%+v", p.Actions)
+	} else {
+		hasWarning(t, p, WarnForeign, "somebody else")
+	}
+	in.AsOf = asOf.Add(20 * time.Minute)
+	if p := made(t, in, defaults()); len(p.Warnings) != 0 {
+		t.Errorf("an hour after the first: %v", p.Warnings)
+	}
 }

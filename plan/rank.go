@@ -55,6 +55,9 @@ func (s *Situation) choose(resolvers []Resolver) ([]dhalion.Action, []dhalion.Al
 		for _, r := range resolvers {
 			proposals = append(proposals, r.Propose(d, s)...)
 		}
+		for i := range proposals {
+			s.recall(d, &proposals[i])
+		}
 		if len(proposals) == 0 {
 			refuse(s.alert(d, "is diagnosed with "+string(d.Cause)).Action, "no resolver answers this cause at "+words(d.Target))
 			continue
@@ -76,7 +79,9 @@ func (s *Situation) choose(resolvers []Resolver) ([]dhalion.Action, []dhalion.Al
 				refuse(s.weighed(proposals[len(proposals)-1]), fmt.Sprintf("the paper acts on one component at a time, and now on %s", acted))
 				continue
 			}
-			acted = d.Target.Component
+			if !slices.ContainsFunc(proposals, blacklisted) {
+				acted = d.Target.Component
+			}
 		}
 		for _, p := range proposals {
 			scalesUp := p.Action.Kind == dhalion.SetParallelism && d.Cause == dhalion.Underprovisioned
@@ -99,6 +104,7 @@ func (s *Situation) choose(resolvers []Resolver) ([]dhalion.Action, []dhalion.Al
 	slices.SortFunc(candidates, func(a, b *candidate) int { return compareActions(a.action, b.action) })
 	s.conflicts(candidates)
 	s.rank(candidates)
+	s.rivals(candidates)
 	s.bound(candidates)
 
 	// Nothing follows what is not done.
@@ -209,6 +215,7 @@ func merge(candidates []*candidate, p Proposal, d dhalion.Diagnosis) []*candidat
 		c.leaders[pairOf(d)] = true
 	}
 	c.action.Probability = math.Max(c.action.Probability, d.Probability)
+	c.action.Before = both(c.action.Before, p.Action.Before)
 	if !slices.Contains(c.action.Because, pairOf(d)) {
 		c.action.Because = append(slices.Clone(c.action.Because), pairOf(d))
 		slices.SortFunc(c.action.Because, comparePairs)
@@ -290,6 +297,45 @@ func (s *Situation) rank(candidates []*candidate) {
 			return
 		}
 		worst.gone = fmt.Sprintf("not worth it: its utility is %.3f", worst.action.Utility)
+	}
+}
+
+// rivals keeps the worthiest of several knobs that mend one cause at one component,
+// the first by its argument's name of those worth the same, once outcomes tell of any
+// of them. Of knobs that were never tried nothing says which one it takes, and all
+// are set.
+func (s *Situation) rivals(candidates []*candidate) {
+	if s.set.published() {
+		return
+	}
+	var of []*candidate
+	told := map[dhalion.Pair]bool{} // by component and cause
+	for _, c := range candidates {
+		if c.gone != "" || c.action.Kind != dhalion.SetKnob {
+			continue
+		}
+		of = append(of, c)
+		for _, b := range c.action.Before {
+			told[dhalion.Pair{Target: c.action.Target, Cause: b.Cause}] = true
+		}
+	}
+	slices.SortStableFunc(of, func(a, b *candidate) int { return cmp.Compare(b.action.Utility, a.action.Utility) })
+	best := map[dhalion.Pair]*candidate{}
+	for _, c := range of {
+		for _, cause := range dhalion.Causes {
+			p := dhalion.Pair{Target: c.action.Target, Cause: cause}
+			if _, mends := c.worth[cause]; !mends || !told[p] {
+				continue
+			}
+			if o := best[p]; o == nil {
+				best[p] = c
+			} else {
+				c.gone = fmt.Sprintf("%s mends the same and is worth more by what came of both before: %.3f, not %.3f", o.action.Argument, o.action.Utility, c.action.Utility)
+				if o.action.Utility == c.action.Utility {
+					c.gone = fmt.Sprintf("%s mends the same and is worth as much", o.action.Argument)
+				}
+			}
+		}
 	}
 }
 

@@ -6,8 +6,10 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/plan/planfile"
 	"github.com/dhalion-go/dhalion/plan/policy"
 )
 
@@ -365,6 +367,20 @@ func (s *Situation) alert(d dhalion.Diagnosis, what string) Proposal {
 	}
 	a.Expect.Summary = "a person looks at it; nothing is changed"
 	return Proposal{Action: a, Benefit: told}
+}
+
+// meddled is the alert that somebody else changes the parallelism of the job, where
+// that is so. No cause is claimed.
+func (s *Situation) meddled() []dhalion.Action {
+	foreign, until := dhalion.Foreign(s.changes, s.AsOf)
+	if until.IsZero() || !s.set.allows(dhalion.Alert) {
+		return nil
+	}
+	return []dhalion.Action{{
+		Kind: dhalion.Alert, Target: dhalion.JobTarget(s.Job), Because: []dhalion.Pair{}, Affects: []dhalion.Affected{}, Utility: told,
+		Message: fmt.Sprintf("Find out who else changes the job's parallelism: %s; until %s nothing is applied to it", planfile.Changes(foreign), until.UTC().Format(time.RFC3339)),
+		Expect:  dhalion.Expectation{Summary: "a person looks at it; nothing is changed", Checks: []dhalion.Check{}},
+	}}
 }
 
 // scalingCannotMend is the answer that is never given, written down because it is

@@ -32,6 +32,8 @@ type settings struct {
 	knobs                          []policy.Knob
 	quiet                          policy.QuietHours
 
+	memory memory
+
 	sizing policy.Sizing
 	paper  paperSettings
 	ds2    ds2Settings
@@ -67,6 +69,9 @@ func settingsOf(p *policy.Policy) (settings, error) {
 		return s, err
 	}
 	var err error
+	if s.memory, err = memoryOf(p); err != nil {
+		return s, err
+	}
 	switch p.Sizing {
 	case policy.SizingPaper:
 		s.paper, err = paperSettingsOf(p)

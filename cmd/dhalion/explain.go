@@ -15,6 +15,7 @@ import (
 	"github.com/dhalion-go/dhalion/diagnose"
 	"github.com/dhalion-go/dhalion/features"
 	"github.com/dhalion-go/dhalion/internal/store"
+	"github.com/dhalion-go/dhalion/plan"
 	"github.com/dhalion-go/dhalion/plan/planfile"
 	"github.com/dhalion-go/dhalion/plan/policy"
 )
@@ -34,6 +35,8 @@ type explanation struct {
 	// like it that was something else; without a model there are none.
 	Incidents []diagnose.Likeness `json:"incidents"`
 	Other     *diagnose.Likeness  `json:"other"`
+	// Tried is what was done against the cause before, and what came of it.
+	Tried []plan.Trial `json:"tried"`
 }
 
 // flip is what it would take, and the probability then.
@@ -128,6 +131,9 @@ that is said of an unlikely diagnosis, too.`,
 				if len(explained) == 0 && cause != "" && targetFlag != "" {
 					unlikely = explainUnlikely(e, q, cause, targetFlag)
 				}
+				if err := tried(ctx, st, e, explained, unlikely); err != nil {
+					return err
+				}
 				if a.json() {
 					return a.writeJSON(struct {
 						Job       dhalion.JobID     `json:"job"`
@@ -169,6 +175,24 @@ that is said of an unlikely diagnosis, too.`,
 	}
 	a.complete(c, "cause", causes...)
 	return c
+}
+
+// tried fills in what was done against each cause before.
+func tried(ctx context.Context, st past, e *evaluation, lists ...[]explanation) error {
+	outcomes, err := recalled(ctx, st, e)
+	if err != nil {
+		return err
+	}
+	for _, of := range lists {
+		for i := range of {
+			trials, err := plan.Tried(e.policy, of[i].Pair, e.job, e.at, outcomes)
+			if err != nil {
+				return err
+			}
+			of[i].Tried = list(trials)
+		}
+	}
+	return nil
 }
 
 func parseCause(s string) (dhalion.Cause, error) {
@@ -349,6 +373,22 @@ func (a *app) explanation(e *evaluation, x explanation) {
 	}
 	a.flip(x)
 	a.alike(x)
+	a.tried(x)
+}
+
+// tried writes what was done against a cause before.
+func (a *app) tried(x explanation) {
+	if len(x.Tried) == 0 {
+		return
+	}
+	a.printf("  %s\n", a.style(dim, "what was done against it before"))
+	for _, t := range x.Tried {
+		what := string(t.Kind)
+		if t.Argument != "" {
+			what += " " + t.Argument
+		}
+		a.printf("    %s\n", wrap(plain(what+" "+planfile.Past(t.Before)), a.width()-4, "    "))
+	}
 }
 
 // flip writes what would change a diagnosis.

@@ -207,7 +207,11 @@ func (a *app) survey(ctx context.Context, st *store.Store, job dhalion.JobID, fr
 			s.Gaps = append(s.Gaps, gapJSON{micros(times[i-1]), micros(times[i]), (time.Duration(d) * time.Microsecond).Seconds()})
 		}
 	}
-	s.topologies(h)
+	by, _, err := attributed(ctx, st, job, h.Topologies, to)
+	if err != nil {
+		return nil, err
+	}
+	s.topologies(h, by)
 	s.metrics(h)
 	s.series(h, target, metric, every)
 	if target != "" && len(s.Series) == 0 {
@@ -247,10 +251,10 @@ func median(times []int64) int64 {
 	return d[len(d)/2]
 }
 
-func (s *survey) topologies(h *segment.History) {
+func (s *survey) topologies(h *segment.History, by []dhalion.ChangeBy) {
 	var before *dhalion.Topology
-	for _, t := range h.Topologies {
-		change := topologyChange{From: t.From.UTC(), By: t.By, Run: t.Run, Changes: []string{}}
+	for i, t := range h.Topologies {
+		change := topologyChange{From: t.From.UTC(), By: by[i], Run: t.Run, Changes: []string{}}
 		if before == nil {
 			var parts []string
 			for _, name := range orderOf(t) {

@@ -111,7 +111,7 @@ func (a *app) meta(d *document) planfile.Meta {
 
 // makePlan turns an evaluation into a plan.
 func (a *app) makePlan(ctx context.Context, st *store.Store, e *evaluation) (dhalion.Plan, error) {
-	outcomes, err := st.OutcomesDigest(ctx, e.job)
+	outcomes, err := recalled(ctx, st, e)
 	if err != nil {
 		return dhalion.Plan{}, err
 	}
@@ -119,15 +119,19 @@ func (a *app) makePlan(ctx context.Context, st *store.Store, e *evaluation) (dha
 	in := plan.Input{
 		Job: e.job, AsOf: e.at, Window: e.result.Window,
 		Topology: snap.Topology, Findings: e.result.Findings(), Load: loads(snap.Loads()), Policy: e.policy,
+		Outcomes: outcomes,
 		Basis: dhalion.Basis{
 			History: e.history.Digest(), Topology: snap.Topology.Digest(), Policy: e.policy.Digest,
-			Model: idOf(e.model), Outcomes: outcomes, Program: program,
+			Model: idOf(e.model), Program: program,
 		},
 	}
 	if in.Arguments, err = a.arguments(ctx, st, e.job, snap.Topology.Run); err != nil {
 		return dhalion.Plan{}, err
 	}
 	if err := neighbours(ctx, st, &in, e.at); err != nil {
+		return dhalion.Plan{}, err
+	}
+	if in.Changes, err = noteChanges(ctx, st, e.job, e.at); err != nil {
 		return dhalion.Plan{}, err
 	}
 	scalerRates(&in, e)
@@ -140,6 +144,21 @@ func (a *app) makePlan(ctx context.Context, st *store.Store, e *evaluation) (dha
 	}
 	in.Warnings = append(in.Warnings, drifted...)
 	return plan.Make(in)
+}
+
+// past gives what came of actions before, of those done in (after, upTo]; of all jobs
+// when job is empty.
+type past interface {
+	Judged(ctx context.Context, job dhalion.JobID, after, upTo time.Time) ([]dhalion.Outcome, error)
+}
+
+// recalled are the outcomes that the policy of an evaluation looks at.
+func recalled(ctx context.Context, st past, e *evaluation) ([]dhalion.Outcome, error) {
+	m, ok, err := plan.Remembered(e.policy, e.job, e.at)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return st.Judged(ctx, m.Job, m.After, e.at)
 }
 
 // neighbourhood is how old a job's measurements may be for it to count as running

@@ -221,7 +221,7 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // rules are what holds for every job that a plan touches: its mode and quiet hours
-// by dhalion.yaml, and who holds its lease. own is the policy that the plan was
+// by dhalion.yaml, whether somebody else changes it, and who holds its lease. own is the policy that the plan was
 // made by.
 func (a *app) rules(ctx context.Context, st *store.Store, p dhalion.Plan, own *policy.Policy, now time.Time) ([]apply.JobState, error) {
 	c, err := a.config()
@@ -255,6 +255,11 @@ func (a *app) rules(ctx context.Context, st *store.Store, p dhalion.Plan, own *p
 				s.Quiet = q.String()
 			}
 		}
+		changes, err := noteChanges(ctx, st, job, now)
+		if err != nil {
+			return nil, err
+		}
+		s.Foreign, s.Until = dhalion.Foreign(changes, now)
 		lease, ok, err := st.Holder(ctx, job, now)
 		if err != nil {
 			return nil, err

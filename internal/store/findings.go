@@ -2,8 +2,6 @@ package store
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -53,39 +51,6 @@ func (s *Store) SaveFindings(ctx context.Context, e Evaluation) (id int64, err e
 		return 0, fmt.Errorf("store: save findings of %s: %w", e.Job, err)
 	}
 	return id, nil
-}
-
-// OutcomesDigest is the SHA-256, in hex, over the judged outcomes of a job's
-// actions, which are part of a plan's basis. A job without any has the digest
-// of nothing.
-func (s *Store) OutcomesDigest(ctx context.Context, job dhalion.JobID) (string, error) {
-	rows, err := s.pool.Query(ctx, `
-		SELECT plan, action, kind, target, cause, judged, at FROM outcomes
-		WHERE job = $1 AND judged IS NOT NULL ORDER BY at, plan COLLATE "C", action`, job)
-	if err != nil {
-		return "", fmt.Errorf("store: read outcomes of %s: %w", job, err)
-	}
-	outcomes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (o dhalion.Outcome, err error) {
-		o.Job = job
-		err = row.Scan(&o.Plan, &o.Action, &o.Kind, &o.Target, &o.Cause, &o.Judged, &o.At)
-		return o, err
-	})
-	if err != nil {
-		return "", fmt.Errorf("store: read outcomes of %s: %w", job, err)
-	}
-	sum := sha256.New()
-	if err := func() error {
-		lines := json.NewEncoder(sum)
-		for _, o := range outcomes {
-			if err := lines.Encode(o); err != nil {
-				return err
-			}
-		}
-		return nil
-	}(); err != nil {
-		return "", fmt.Errorf("store: digest outcomes of %s: %w", job, err)
-	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 // Lease says which plan may act on a job, and until when.

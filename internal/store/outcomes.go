@@ -28,7 +28,7 @@ type OutcomeFilter struct {
 // (0: all).
 func (s *Store) Outcomes(ctx context.Context, f OutcomeFilter, limit int) ([]Outcome, error) {
 	rows, err := s.pool.Query(ctx, `
-		SELECT o.plan, o.action, o.job, o.kind, o.target, o.cause, o.applied, coalesce(o.judged, ''), o.at, o.detail, o.judged_at, p.state
+		SELECT o.plan, o.action, o.job, o.kind, o.target, `+argument+`, o.cause, o.applied, coalesce(o.judged, ''), o.at, o.detail, o.judged_at, p.state
 		FROM outcomes o JOIN plans p ON p.id = o.plan
 		WHERE ($1 = '' OR o.job = $1) AND ($2 = '' OR o.plan = $2)
 		ORDER BY o.at DESC, o.plan COLLATE "C", o.action LIMIT nullif($3::bigint, 0)`, f.Job, f.Plan, limit)
@@ -36,7 +36,7 @@ func (s *Store) Outcomes(ctx context.Context, f OutcomeFilter, limit int) ([]Out
 		return nil, fmt.Errorf("store: list outcomes: %w", err)
 	}
 	outcomes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (o Outcome, err error) {
-		err = row.Scan(&o.Plan, &o.Action, &o.Job, &o.Kind, &o.Target, &o.Cause, &o.Applied, &o.Judged, &o.At, &o.Detail, &o.JudgedAt, &o.State)
+		err = row.Scan(&o.Plan, &o.Action, &o.Job, &o.Kind, &o.Target, &o.Argument, &o.Cause, &o.Applied, &o.Judged, &o.At, &o.Detail, &o.JudgedAt, &o.State)
 		return o, err
 	})
 	if err != nil {
@@ -58,6 +58,32 @@ func noteOutcomes(ctx context.Context, tx pgx.Tx, plan string, outcomes []dhalio
 		}
 	}
 	return nil
+}
+
+// argument is what an action sets, which only the plan's document says; other kinds
+// of action have none.
+const argument = `CASE WHEN o.kind IN ('set_knob', 'repartition') THEN coalesce(p.body::jsonb -> 'actions' -> o.action ->> 'argument', '') ELSE '' END`
+
+// Judged lists the outcomes that say whether an action helped, of actions done in
+// (after, upTo], by time; of one job, or of all when job is empty. A rollback has only
+// to run, and tells nothing.
+func (s *Store) Judged(ctx context.Context, job dhalion.JobID, after, upTo time.Time) ([]dhalion.Outcome, error) {
+	rows, err := s.pool.Query(ctx, `
+		SELECT o.plan, o.action, o.job, o.kind, o.target, `+argument+`, o.cause, o.applied, o.judged, o.at
+		FROM outcomes o JOIN plans p ON p.id = o.plan
+		WHERE ($1 = '' OR o.job = $1) AND o.judged IN ('met', 'unmet') AND p.reverses IS NULL AND o.at > $2 AND o.at <= $3
+		ORDER BY o.at, o.plan COLLATE "C", o.action`, job, clamp(start(after)), clamp(upTo))
+	if err != nil {
+		return nil, fmt.Errorf("store: list judged outcomes: %w", err)
+	}
+	outcomes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (o dhalion.Outcome, err error) {
+		err = row.Scan(&o.Plan, &o.Action, &o.Job, &o.Kind, &o.Target, &o.Argument, &o.Cause, &o.Applied, &o.Judged, &o.At)
+		return o, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store: list judged outcomes: %w", err)
+	}
+	return outcomes, nil
 }
 
 // Judge writes down what was seen of an applied plan: its state (met, unmet or

@@ -478,19 +478,35 @@ func TestTheSameEvaluationIsOneRow(t *testing.T) {
 func TestOutcomesAndLeasesAreRead(t *testing.T) {
 	s, url := withJob(t)
 	p := saved(t, s, "a", "ann")
-	empty, err := s.OutcomesDigest(ctx, wordcount)
-	if none := sha256.Sum256(nil); err != nil || empty != hex.EncodeToString(none[:]) {
-		t.Errorf("digest of no outcomes %s, %v", empty, err)
+	rollback := document("b", "ann")
+	rollback.Reverses = p.ID
+	if _, _, err := s.SavePlan(ctx, rollback, noon); err != nil {
+		t.Fatal(err)
 	}
 	insert := `INSERT INTO outcomes (plan, action, job, kind, target, cause, applied, judged, at, judged_at)
-		VALUES ($1, $2, 'file/wordcount', 'set_parallelism', '{"kind":"component","job":"file/wordcount","component":"counter"}', 'underprovisioned', 'applied', $3, now(), CASE WHEN $3::text IS NOT NULL THEN now() END)`
-	exec(t, url, insert, p.ID, 0, nil)
-	if d, err := s.OutcomesDigest(ctx, wordcount); err != nil || d != empty {
-		t.Errorf("an outcome that is not judged counts: %s, %v", d, err)
+		VALUES ($1, $2, 'file/wordcount', 'set_parallelism', '{"kind":"component","job":"file/wordcount","component":"counter"}', 'underprovisioned', 'applied', $3, $4, CASE WHEN $3::text IS NOT NULL THEN now() END)`
+	for i, judged := range []any{nil, "met", "unmet", "unclear", "met"} {
+		exec(t, url, insert, p.ID, i, judged, noon.Add(time.Duration(i)*time.Minute))
 	}
-	exec(t, url, insert, p.ID, 1, "met")
-	if d, err := s.OutcomesDigest(ctx, wordcount); err != nil || d == empty {
-		t.Errorf("a judged outcome does not count: %s, %v", d, err)
+	exec(t, url, insert, rollback.ID, 0, "met", noon)
+	for _, c := range []struct {
+		job         dhalion.JobID
+		after, upTo time.Time
+		want        string
+	}{
+		{"", time.Time{}, noon.Add(time.Hour), "[1 met][2 unmet][4 met]"},
+		{wordcount, noon.Add(time.Minute), noon.Add(4 * time.Minute), "[2 unmet][4 met]"},
+		{"file/other", time.Time{}, noon.Add(time.Hour), ""},
+		{"", time.Time{}, noon.Add(time.Minute), "[1 met]"},
+	} {
+		got := ""
+		list, err := s.Judged(ctx, c.job, c.after, c.upTo)
+		for _, o := range list {
+			got += fmt.Sprintf("[%d %s]", o.Action, o.Judged)
+		}
+		if err != nil || got != c.want {
+			t.Errorf("of %q after %s: %s, %v; want %s", c.job, c.after, got, err, c.want)
+		}
 	}
 	if _, ok, err := s.Holder(ctx, wordcount, noon); err != nil || ok {
 		t.Errorf("held %v, %v", ok, err)

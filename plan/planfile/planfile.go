@@ -508,6 +508,7 @@ func normalAction(a dhalion.Action) dhalion.Action {
 	a.Because = list(a.Because)
 	a.Expect.Checks = list(a.Expect.Checks)
 	a.Affects = list(a.Affects)
+	a.Before = slices.Clone(a.Before)
 	return a
 }
 
@@ -623,8 +624,23 @@ func action(a dhalion.Action) error {
 		}
 		err = errors.Join(err, target(a.Reverse.Target))
 	}
+	for _, b := range a.Before {
+		err = errors.Join(err, before(b))
+	}
 	for _, t := range a.Affects {
 		err = errors.Join(err, counts("affects "+string(t.Job), t.Instances, t.Of))
+	}
+	return err
+}
+
+func before(b dhalion.Before) error {
+	what := "before, against " + string(b.Cause)
+	err := errors.Join(counts(what, b.Met, b.Unmet), probability(what, b.Probability))
+	switch {
+	case !b.Cause.Valid():
+		return fmt.Errorf("unknown cause %q", b.Cause)
+	case !(b.Weight >= 0) || !(b.Factor >= 0):
+		return fmt.Errorf("%s: weight %v or factor %v is negative", what, b.Weight, b.Factor)
 	}
 	return err
 }

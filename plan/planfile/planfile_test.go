@@ -587,3 +587,32 @@ func FuzzDecodeBody(f *testing.F) {
 		}
 	})
 }
+
+func TestWhatCameOfAnActionBeforeIsReadBackAndMustMakeSense(t *testing.T) {
+	good := dhalion.Before{Cause: dhalion.DataSkew, Met: 1, Unmet: 2, Weight: 2.5, Probability: 0.6, Factor: 0.8}
+	with := func(b dhalion.Before) dhalion.Plan {
+		p := example()
+		p.Actions[0].Before = []dhalion.Before{b}
+		return p
+	}
+	doc, _, _, err := Encode(with(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, _, _, err := Decode(doc, "p.json"); err != nil || len(p.Actions[0].Before) != 1 || p.Actions[0].Before[0] != good {
+		t.Errorf("%+v, %v", p.Actions, err)
+	}
+	for name, change := range map[string]func(*dhalion.Before){
+		"a cause that is none": func(b *dhalion.Before) { b.Cause = "bad luck" },
+		"less than never":      func(b *dhalion.Before) { b.Unmet = -1 },
+		"no weight":            func(b *dhalion.Before) { b.Weight = math.NaN() },
+		"a negative factor":    func(b *dhalion.Before) { b.Factor = -0.1 },
+		"a probability of 2":   func(b *dhalion.Before) { b.Probability = 2 },
+	} {
+		b := good
+		change(&b)
+		if _, _, _, err := Encode(with(b)); err == nil {
+			t.Errorf("%s was written", name)
+		}
+	}
+}

@@ -374,8 +374,16 @@ func actionLines(a dhalion.Action, said map[string]bool) [][2]string {
 	reason := strings.Join(why, "; ") + " (" + bind(Percent(a.Probability)) + " sure)"
 	if len(a.Because) == 0 {
 		reason = "the policy's method of sizing asks for it; no cause is claimed"
+		if a.Kind == dhalion.Alert {
+			reason = "it was seen; no cause is claimed"
+		}
 	}
 	lines = append(lines, [2]string{"why", reason})
+	key := "before"
+	for _, b := range a.Before {
+		lines = append(lines, [2]string{key, Past(b)})
+		key = ""
+	}
 	var fresh []string
 	for _, part := range strings.Split(a.Expect.Summary, "; ") {
 		if part != "" && !said[part] {
@@ -386,7 +394,7 @@ func actionLines(a dhalion.Action, said map[string]bool) [][2]string {
 	if len(fresh) > 0 {
 		lines = append(lines, [2]string{"expect", strings.Join(fresh, "; ")})
 	}
-	key := "check"
+	key = "check"
 	for _, c := range a.Expect.Checks {
 		words := check(c, a.Expect.WithinSeconds)
 		if said[words] {
@@ -410,6 +418,22 @@ func actionLines(a dhalion.Action, said map[string]bool) [][2]string {
 	lines = append(lines, [2]string{"undo", undo})
 	lines = append(lines, [2]string{"touches", affectsWords(a.Affects)})
 	return lines
+}
+
+// Past is what came of an action before in words: "against data skew 1 met and 2
+// unmet, weighing 2.4: succeeds at 59 %, its benefit counts 0.78-fold".
+func Past(b dhalion.Before) string {
+	return fmt.Sprintf("against %s %d met and %d unmet, weighing %s: succeeds at %s, its benefit counts %s-fold",
+		causeWords(b.Cause), b.Met, b.Unmet, Quantity(b.Weight), bind(Percent(b.Probability)), Quantity(b.Factor))
+}
+
+// refusal is the reason why an alternative was refused, and what came of it before.
+func refusal(a dhalion.Alternative) string {
+	words := a.Reason
+	for _, b := range a.Action.Before {
+		words += "; before, " + Past(b)
+	}
+	return words
 }
 
 // Check is a check in words: "busy at counter: at most 80 % within 5 min
@@ -532,7 +556,7 @@ func (t *text) rest(p dhalion.Plan) {
 	if len(p.Alternatives) > 0 {
 		t.title("Considered and refused")
 		for _, a := range p.Alternatives {
-			t.line("  - ", Describe(a.Action)+": "+a.Reason)
+			t.line("  - ", Describe(a.Action)+": "+refusal(a))
 		}
 	}
 	if len(p.Warnings) > 0 {
@@ -672,7 +696,7 @@ func Markdown(w io.Writer, p dhalion.Plan, meta Meta) error {
 	if len(p.Alternatives) > 0 {
 		fmt.Fprint(&b, "\n## Considered and refused\n\n")
 		for _, a := range p.Alternatives {
-			fmt.Fprintf(&b, "- %s: %s\n", md(Describe(a.Action)), md(a.Reason))
+			fmt.Fprintf(&b, "- %s: %s\n", md(Describe(a.Action)), md(refusal(a)))
 		}
 	}
 	if len(p.Warnings) > 0 {

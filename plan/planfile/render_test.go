@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -167,5 +168,28 @@ func TestAMethodsFiguresAreKeptAndShown(t *testing.T) {
 	}
 	if want := "| 11.2 | in 109,705/s, B 126 ms/s, f 0.144 |"; !strings.Contains(markdown.String(), want) {
 		t.Errorf("no %q in\n%s", want, markdown.String())
+	}
+}
+
+func TestWhatCameOfAnActionBeforeIsSaidOfActionsAndAlternatives(t *testing.T) {
+	p := example()
+	p.Actions[0].Before = []dhalion.Before{{Cause: dhalion.Underprovisioned, Met: 1, Unmet: 2, Weight: 2.4, Probability: 0.59, Factor: 0.78}}
+	p.Alternatives[0].Action.Before = []dhalion.Before{{Cause: dhalion.DataSkew, Unmet: 1, Weight: 1, Probability: 0.6, Factor: 0.8}}
+	for name, render := range map[string]func(io.Writer) error{
+		"text":     func(w io.Writer) error { return Text(w, p, Meta{}, Options{Width: 400}) },
+		"markdown": func(w io.Writer) error { return Markdown(w, p, Meta{}) },
+	} {
+		var out strings.Builder
+		if err := render(&out); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{
+			"against underprovisioned 1 met and 2 unmet, weighing 2.4: succeeds at 59 %, its benefit counts 0.78-fold",
+			"; before, against data skew 0 met and 1 unmet, weighing 1: succeeds at 60 %, its benefit counts 0.8-fold",
+		} {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%s has no %q:\n%s", name, want, out.String())
+			}
+		}
 	}
 }

@@ -104,6 +104,25 @@ func Where(t dhalion.Target) string {
 	return Plain(t.String())
 }
 
+// Changes are the newest changes of parallelism in words, of as many times as make a
+// job one to be looked at only: "counter 8 → 12 instances at 2026-11-22T14:02:10Z and
+// counter 12 → 8, sink 3 → 2 instances at 2026-11-22T14:30:00Z". They are in order of time.
+func Changes(changes []dhalion.Change) string {
+	var parts []string
+	for i, c := range changes {
+		words := fmt.Sprintf("%s %d → %d", Plain(c.Component), c.From, c.To)
+		if i > 0 && changes[i-1].At.Equal(c.At) {
+			parts[len(parts)-1] += ", " + words
+		} else {
+			parts = append(parts, words)
+		}
+		if i+1 == len(changes) || !changes[i+1].At.Equal(c.At) {
+			parts[len(parts)-1] += " instances at " + c.At.UTC().Format(time.RFC3339)
+		}
+	}
+	return strings.Join(parts[max(0, len(parts)-dhalion.ForeignMost):], " and ")
+}
+
 // Command is a line for a shell: words that need it are quoted.
 func Command(words ...string) string {
 	quoted := make([]string, len(words))

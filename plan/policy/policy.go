@@ -340,15 +340,35 @@ func parseValue(text string) value {
 
 var kindWords = map[byte]string{'n': "a number", 'd': "a duration", 't': "a text"}
 
+// unwritten are parameters of the planner that hold in this way where a policy does
+// not write them down. One that says nothing of them keeps its digest, and the plans
+// that wait stay what they are.
+var unwritten = map[string]value{
+	"outcome_prior":        {kind: 'n', number: 0.75},
+	"outcome_prior_weight": {kind: 'n', number: 4},
+	"outcome_half_life":    {kind: 'd', number: (30 * 24 * time.Hour).Seconds()},
+	"outcome_elsewhere":    {kind: 'n', number: 0.2},
+	"outcome_floor":        {kind: 'n', number: 0.1},
+	"blacklist":            {kind: 'n', number: 0.5},
+}
+
+func (p Parameters) get(name string) (value, bool) {
+	v, ok := p.values[name]
+	if !ok {
+		v, ok = unwritten[name]
+	}
+	return v, ok
+}
+
 // Number is a parameter as a number, a duration in seconds.
 func (p Parameters) Number(name string) (float64, bool) {
-	v, ok := p.values[name]
+	v, ok := p.get(name)
 	return v.number, ok && v.kind != 't'
 }
 
 // Duration is a parameter that is a duration.
 func (p Parameters) Duration(name string) (time.Duration, bool) {
-	v, ok := p.values[name]
+	v, ok := p.get(name)
 	return time.Duration(v.number * float64(time.Second)), ok && v.kind == 'd'
 }
 
@@ -364,7 +384,7 @@ func (p Parameters) Names() []string { return slices.Sorted(maps.Keys(p.values))
 // set overrides parameters that exist with values of their kind.
 func (p Parameters) set(over map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(over)) {
-		old, ok := p.values[name]
+		old, ok := p.get(name)
 		if !ok {
 			return fmt.Errorf("policy: there is no parameter %q%s; there are %s", name, spell.DidYouMean(name, p.Names()), strings.Join(p.Names(), ", "))
 		}
@@ -386,7 +406,8 @@ func (p Parameters) set(over map[string]string) error {
 // plannerParameters are asked for by name outside the expressions.
 var plannerParameters = []string{
 	"target_utilisation", "patience", "valid_for", "lookback", "act_above", "catch_up", "instance_price", "restart_time",
-	"scale_down",
+	"outcome_prior", "outcome_prior_weight", "outcome_half_life", "outcome_elsewhere", "outcome_floor",
+	"scale_down", "blacklist",
 	"factor", "source_rate", "source_rates",
 	"utilization_target", "utilization_boundary", "busy_aggregator", "restart", "max_scale_down_factor", "max_scale_up_factor",
 	"min_parallelism", "max_parallelism", "alignment", "lag_threshold", "scale_down_delay", "stabilization",

@@ -364,6 +364,35 @@ func TestParametersAreOverriddenInTheirKindAndAreInTheDigest(t *testing.T) {
 	}
 }
 
+func TestAParameterThatNeedNotBeWrittenCanBeSetAndLeavesTheDigestAloneUntilThen(t *testing.T) {
+	files := map[string]string{"p.yaml": base}
+	plain, err := load(t, files, "p.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, ok := plain.Parameters.Duration("outcome_half_life"); !ok || d != 720*time.Hour || strings.Contains(string(plain.YAML()), "outcome_half_life") {
+		t.Errorf("%v, %v, written in\n%s", d, ok, plain.YAML())
+	}
+	set, err := load(t, files, "p.yaml", map[string]string{"outcome_half_life": "24h"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, _ := set.Parameters.Duration("outcome_half_life"); d != 24*time.Hour || set.Digest == plain.Digest || len(set.Lint()) != len(plain.Lint()) {
+		t.Errorf("%v, warnings %v", d, set.Lint())
+	}
+	if _, err := load(t, files, "p.yaml", map[string]string{"outcome_half_life": "30"}); err == nil {
+		t.Error("a duration without a unit was taken")
+	}
+	for _, name := range Builtins() {
+		source, _ := Source(name)
+		for key := range unwritten {
+			if strings.Contains(string(source), "\n  "+key+":") {
+				t.Errorf("%s is written in %s", key, name)
+			}
+		}
+	}
+}
+
 func TestTheDigestIsBlindToLayoutOrderAndComments(t *testing.T) {
 	other := `# the same, otherwise written
 limits:
