@@ -339,7 +339,6 @@ func TestAPlanThatIsJudgedLaterIsUndoneWhereItsPolicySaysSo(t *testing.T) {
 }
 
 func TestAPlanWhoseApplyIsKilledBetweenTheVerdictAndItsReversalIsUndone(t *testing.T) {
-	db := calling(t, newSession(t).url, "verdict")
 	for _, c := range []struct {
 		name    string
 		policy  string
@@ -359,7 +358,7 @@ func TestAPlanWhoseApplyIsKilledBetweenTheVerdictAndItsReversalIsUndone(t *testi
 		{"under four eyes", "approve: {four_eyes: true}\n", nil, 0, 6, "its policy has it undone, and asks for four eyes: dhalion approve"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b := newBench(t, db)
+			b := newBench(t, newDatabase(t))
 			id := b.hopeless(c.policy)
 			b.run("apply", id, "--no-wait")
 			b.unmet(id)
@@ -400,7 +399,6 @@ func TestAPlanThatCannotBeJudgedDoesNotKeepTheOthersFromIt(t *testing.T) {
 }
 
 func TestAPlanThatWasFollowedByAnotherChangeIsNotRolledBack(t *testing.T) {
-	db := calling(t, newSession(t).url, "followed")
 	for _, c := range []struct {
 		name    string
 		actions func(t dhalion.Topology) []dhalion.Action
@@ -415,7 +413,7 @@ func TestAPlanThatWasFollowedByAnotherChangeIsNotRolledBack(t *testing.T) {
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b := newBench(t, db)
+			b := newBench(t, newDatabase(t))
 			var first string
 			for _, actions := range []func(dhalion.Topology) []dhalion.Action{c.actions, c.then} {
 				id, _ := b.approvedPlan(b.draft(actions))
@@ -452,7 +450,6 @@ func TestWhatNothingUndoesIsToldByTheRollback(t *testing.T) {
 }
 
 func TestADryRunOfSeveralStepsPrintsTheCallsThatApplySends(t *testing.T) {
-	db := calling(t, newSession(t).url, "exact")
 	for _, c := range []struct {
 		name    string
 		actions func(t dhalion.Topology) []dhalion.Action
@@ -469,7 +466,7 @@ func TestADryRunOfSeveralStepsPrintsTheCallsThatApplySends(t *testing.T) {
 		{"the program's own parallelism", func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "1", "4")} }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b := newBench(t, db)
+			b := newBench(t, newDatabase(t))
 			id, _ := b.approvedPlan(b.draft(c.actions))
 			var dry struct{ Steps []apply.Step }
 			if err := json.Unmarshal([]byte(b.run("apply", id, "--dry-run", "-o", "json")), &dry); err != nil {
@@ -583,7 +580,6 @@ func TestAHookThatStartsNothingAnewHasNotSetAKnob(t *testing.T) {
 }
 
 func TestAnAlertIsPrintedAndToldByAHook(t *testing.T) {
-	db := calling(t, newSession(t).url, "alerts")
 	alert := func(t dhalion.Topology) dhalion.Action {
 		return dhalion.Action{Kind: dhalion.Alert, Target: dhalion.JobTarget(orders), Message: "checkpoints fail", Because: because("count"), Probability: .9,
 			Expect: dhalion.Expectation{Summary: "somebody looks"}, Affects: []dhalion.Affected{}}
@@ -603,7 +599,7 @@ func TestAnAlertIsPrintedAndToldByAHook(t *testing.T) {
 		{"by a hook that fails, with a rescale", "exit 3", true, exitDone, "applied", "failed checkpoints fail; hook page ended with 3", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b := newBench(t, db)
+			b := newBench(t, newDatabase(t))
 			told := filepath.Join(b.dir, "told.txt")
 			if c.hook != "" {
 				text, err := os.ReadFile(b.config)
