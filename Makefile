@@ -55,7 +55,7 @@ fuzz: ## every fuzz target for FUZZTIME (10m)
 crash-store: ## kill ingests, compactions and PostgreSQL 230 times (15 min)
 	DHALION_CRASHES=100 $(GO) test -run Killed -timeout 60m -v ./cmd/dhalion
 
-crash: build ## kill appliers at every point and at 500 random moments, and PostgreSQL under 20 of them; undo 500 random plans; then 24 appliers of a real job (20 min; make test does a few)
+crash: build ## kill appliers at every point and at 500 random moments, and PostgreSQL under 20 of them; undo 500 random plans; then 30 appliers of a real job (20 min; make test does a few)
 	DHALION_APPLY_CRASHES=500 $(GO) test -run 'TestAnApply(ThatIsKilled|WhosePostgreSQL)|TestApplyThenRollback' -timeout 60m -v ./cmd/dhalion
 	$(GO) run ./lab/e2e -binary $(BIN) crash
 

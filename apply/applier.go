@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dhalion-go/dhalion"
+	"github.com/dhalion-go/dhalion/plan/planfile"
 )
 
 // Call is one step of a plan as an actuator sees it: actions of one kind that
@@ -20,6 +21,9 @@ type Call struct {
 	Plan    string
 	Job     dhalion.JobID
 	Actions []dhalion.Action
+	// After are the intents of the plan's earlier steps where these are not carried out
+	// yet: Prepare works out what is sent when they are.
+	After []Intent
 	// Before is the job as the step should find it: the topology that the plan was made
 	// from, with what the plan's earlier steps have set.
 	Before dhalion.Topology
@@ -79,16 +83,6 @@ func (e *AwayError) Error() string { return e.Err.Error() }
 // Unwrap is what was met.
 func (e *AwayError) Unwrap() error { return e.Err }
 
-// MovedError says that a job is not as a step should find it, and not as the step
-// leaves it either: somebody else changed it.
-type MovedError struct{ Err error }
-
-// Error is what was met.
-func (e *MovedError) Error() string { return e.Err.Error() }
-
-// Unwrap is what was met.
-func (e *MovedError) Unwrap() error { return e.Err }
-
 // Classed is an Actuator that says itself what a crash in the middle of its
 // actions means; of any other that follows from the kind of action.
 type Classed interface {
@@ -145,15 +139,19 @@ var Points = []Point{BeforeBegin, AfterBegin, BeforeIntent, AfterIntent, BeforeR
 type Applier struct {
 	Journal  Journal
 	Actuator func(dhalion.Action) (Actuator, error) // by kind
-	Holder   string
-	Dead     func(holder string) bool // whether that holder is known to have ended; may be nil
-	Now      func() time.Time
+	// Tell gives who is told of an alert, beside whoever reads the outcome; it and what
+	// it gives may be nil: nobody.
+	Tell   func(dhalion.Action) Actuator
+	Holder string
+	Dead   func(holder string) bool // whether that holder is known to have ended; may be nil
+	Now    func() time.Time
 	// Wait sleeps, and returns early with the context's error when it ends.
 	Wait func(ctx context.Context, d time.Duration) error
 
 	// Decided is a person's word on an opaque step that a crash left open: Done, it
 	// was done; Refused, it was not and is tried again. Empty: nobody said.
-	Decided string
+	Decided   string
+	DecidedBy string // who said so
 
 	LeaseFor time.Duration // length of a lease; renewed before it is over
 	TryFor   time.Duration // of one attempt at a step whose actuator is not Timed
@@ -198,7 +196,7 @@ func (a *Applier) Apply(ctx context.Context, id string, p dhalion.Plan, resume b
 		return Report{}, err
 	}
 	a.observe(AfterBegin)
-	r := &round{a: a, ctx: ctx, id: id, plan: p, lease: lease, outcomes: a.begun(id, p)}
+	r := &round{a: a, ctx: ctx, id: id, plan: p, lease: lease, outcomes: notBegun(id, p, a.Now())}
 	state, why, err := r.steps()
 	if err != nil {
 		return Report{}, err
@@ -215,6 +213,12 @@ func (a *Applier) Apply(ctx context.Context, id string, p dhalion.Plan, resume b
 // the end of its time.
 func (a *Applier) begin(ctx context.Context, id string, p dhalion.Plan, resume bool) (Lease, error) {
 	b := Beginning{Plan: id, Jobs: Jobs(p), Holder: a.Holder, Now: a.Now(), Length: a.LeaseFor, Resume: resume}
+	switch a.Decided {
+	case Done:
+		b.Decided, b.Person = "the step that was begun was done", a.DecidedBy
+	case Refused:
+		b.Decided, b.Person = "the step that was begun was not done", a.DecidedBy
+	}
 	lease, err := a.Journal.Begin(ctx, b)
 	var held *HeldError
 	if errors.As(err, &held) && held.Plan == id && resume && a.Dead != nil && a.Dead(held.Holder) {
@@ -236,19 +240,6 @@ func (a *Applier) say(format string, args ...any) {
 	}
 }
 
-// begun are the outcomes before anything was done.
-func (a *Applier) begun(id string, p dhalion.Plan) []dhalion.Outcome {
-	outcomes := make([]dhalion.Outcome, len(p.Actions))
-	for i, x := range p.Actions {
-		o := dhalion.Outcome{Plan: id, Action: i, Job: p.Job, Kind: x.Kind, Target: x.Target, Applied: "refused", At: a.Now(), Detail: "not begun"}
-		if len(x.Because) > 0 {
-			o.Cause = x.Because[0].Cause
-		}
-		outcomes[i] = o
-	}
-	return outcomes
-}
-
 // round is one Apply.
 type round struct {
 	a        *Applier
@@ -268,13 +259,14 @@ func (r *round) steps() (state dhalion.PlanState, why string, err error) {
 	if err != nil {
 		return "", "", err
 	}
+	untold := false
 	now := r.plan.Topology
 	for _, s := range Steps(r.plan) {
 		if len(s.Actions) == 0 {
 			continue // what stands around the actions
 		}
 		if s.Class == Harmless {
-			r.note(s, "applied", "told")
+			untold = r.tell(s) || untold
 			continue
 		}
 		before := entriesOf(entries, s.Actions[0])
@@ -301,15 +293,62 @@ func (r *round) steps() (state dhalion.PlanState, why string, err error) {
 			return dhalion.PlanUnclear, r.told(s, why), nil
 		}
 	}
+	if untold && !slices.ContainsFunc(r.plan.Actions, func(x dhalion.Action) bool { return x.Kind != dhalion.Alert }) {
+		return dhalion.PlanFailed, "nobody was told", nil
+	}
 	return dhalion.PlanApplied, "", nil
+}
+
+// tell carries out an alert and reports whether it failed. It ends no plan: what is
+// wrong is mended although nobody hears of it.
+func (r *round) tell(s Step) (failed bool) {
+	c := callOf(r.id, r.plan, s, r.plan.Topology)
+	message := c.Actions[0].Message
+	who := r.a.teller(c.Actions[0])
+	if who == nil {
+		r.note(s, "applied", message)
+		return false
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, r.a.TryFor)
+	defer cancel()
+	intent, err := who.Prepare(ctx, c)
+	if err != nil {
+		r.note(s, "failed", message+"; "+err.Error())
+		return true
+	}
+	r.a.say("%s", s.Text)
+	if result := who.Act(ctx, c, intent); result.Outcome != Done {
+		r.note(s, "failed", message+"; "+result.Detail)
+		return true
+	}
+	r.note(s, "applied", message)
+	return false
+}
+
+func (a *Applier) teller(x dhalion.Action) Actuator {
+	if a.Tell == nil {
+		return nil
+	}
+	return a.Tell(x)
 }
 
 // Prepare works out what every step of a plan would send, and which of them would
 // be refused. It changes nothing.
 func (a *Applier) Prepare(ctx context.Context, id string, p dhalion.Plan) []Step {
 	steps := Steps(p)
+	var before []Intent
 	for i, s := range steps {
-		if len(s.Actions) == 0 || s.Class == Harmless {
+		if len(s.Actions) == 0 {
+			continue
+		}
+		if s.Class == Harmless {
+			if who := a.teller(p.Actions[s.Actions[0]]); who != nil {
+				if intent, err := who.Prepare(ctx, callOf(id, p, s, p.Topology)); err != nil {
+					steps[i].Details = append(steps[i].Details, "nobody would be told: "+planfile.Plain(err.Error()))
+				} else {
+					steps[i].Call = &intent
+				}
+			}
 			continue
 		}
 		actuator, err := a.Actuator(p.Actions[s.Actions[0]])
@@ -319,13 +358,16 @@ func (a *Applier) Prepare(ctx context.Context, id string, p dhalion.Plan) []Step
 		}
 		steps[i].Class = classOf(actuator, s)
 		try, cancel := context.WithTimeout(ctx, a.TryFor)
-		intent, err := actuator.Prepare(try, callOf(id, p, s, p.Topology))
+		c := callOf(id, p, s, p.Topology)
+		c.After = before
+		intent, err := actuator.Prepare(try, c)
 		cancel()
 		if err != nil {
 			steps[i].Refused = err.Error()
 			continue
 		}
 		steps[i].Call = &intent
+		before = append(before, intent)
 	}
 	return steps
 }
@@ -399,14 +441,15 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 		case isDone(before):
 			r.a.say("%s: it was sent before", s.Text)
 			return r.land(actuator, s, c, intent, attempt)
-		case last.Result != nil && last.Result.Outcome == Refused && (s.Class != Opaque || r.a.Decided == Refused):
+		case last.Result != nil && last.Result.Outcome == Refused && (s.Class == Repeatable || s.Class == Opaque && r.a.Decided == Refused):
 			// It was refused and is tried again: a person asked for that.
 		case last.Result != nil && last.Result.Outcome == Refused:
-			// A hook that said that it failed may have done a part of its work: it is not run
-			// again because the applier died before it had said so.
+			// The applier died before it had said so. A hook that failed may have done a part
+			// of its work, and a restart may have been refused because of a run that somebody
+			// else has started since: neither is begun anew.
 			return Refused, last.Result.Detail, nil
 		case s.Class == Opaque && r.a.Decided == Done:
-			if err := r.found(s, intent, attempt+1, "a person said that it was done"); err != nil {
+			if err := r.found(s, intent, attempt+1, r.a.DecidedBy+" said that it was done"); err != nil {
 				return "", "", err
 			}
 			return r.land(actuator, s, c, intent, attempt+1)
@@ -446,7 +489,8 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 		if !open || s.Class != Checkable {
 			prepared, err := r.prepare(actuator, c)
 			var gone *AwayError
-			// One that was away has no jobs and no slots at first.
+			// One that was away has no jobs and no slots at first, and runs a job with fewer
+			// instances until its workers are there.
 			away = away || errors.As(err, &gone)
 			switch {
 			case err == nil:
@@ -455,10 +499,6 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 				return "", "", r.ctx.Err()
 			case errors.As(err, new(*LostError)) || errors.As(err, new(*unrenewedError)):
 				return "", "", err
-			case errors.As(err, new(*MovedError)) && open:
-				return Unsure, "it was begun before, and cannot be repeated: " + err.Error(), nil
-			case errors.As(err, new(*MovedError)):
-				return Refused, "nothing was sent: " + err.Error(), nil
 			case (open || away) && r.a.Now().Before(until):
 				// The engine may be on its way up again.
 				if err := r.later(s, err.Error()); err != nil {

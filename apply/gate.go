@@ -78,6 +78,9 @@ type State struct {
 	Now     time.Time     // when it would be applied
 	Present dhalion.Basis // topology, policy and model as they are now; the rest is not looked at
 
+	// PresentPolicy is the name of the policy that holds now; empty: not known.
+	PresentPolicy string
+
 	// PresentTopology, when given, lets a refusal say what changed.
 	PresentTopology *dhalion.Topology
 
@@ -90,6 +93,9 @@ type State struct {
 	// Sharing are jobs that the engine says share a worker from which the plan
 	// moves instances, beside the plan's own.
 	Sharing []Sharing
+	// Unseen are jobs that the engine has and of which it did not tell where their
+	// instances are, sorted by name.
+	Unseen []dhalion.JobID
 
 	DryRun bool // show, do not do
 }
@@ -112,18 +118,32 @@ type Limits struct {
 	Instances float64 // share of the affected jobs' instances
 }
 
-// Sharing is a job with an instance on a worker.
+// Sharing is a job with instances on a worker, and how many it has in all.
 type Sharing struct {
-	Job    dhalion.JobID
-	Worker string
+	Job       dhalion.JobID
+	Worker    string
+	Instances int // on the worker
+	Of        int
+}
+
+// Leaves is the worker from which an action moves instances; empty: it moves none.
+func Leaves(a dhalion.Action) string {
+	switch {
+	case a.Kind == dhalion.Alert || a.Kind != dhalion.Relocate && a.Target.Kind != dhalion.KindWorker:
+		return ""
+	case a.Target.Worker != "":
+		return a.Target.Worker
+	}
+	return a.From.String()
 }
 
 // Gate returns why the plan must not be carried out, or nil. It looks for the
 // reasons in the order of the exit codes' contract: edited, expired, stale, not
-// approved, not allowed (mode, changes by somebody else, quiet hours, blast radius),
-// held by another plan, nothing to act on. A plan that is being applied is held by its
-// applier, and that comes behind edited: its time and the world have been looked at, and
-// it moves the world itself. A dry run needs no approval, no lease and no engine, and may
+// approved, not allowed (mode, changes by somebody else, quiet hours, a job that may
+// share a worker, blast radius), held by another plan,
+// nothing to act on. A plan that is being applied is held by its applier, and that
+// comes behind edited: its time and the world have been looked at, and it moves the
+// world itself. A dry run needs no approval, no lease and no engine, and may
 // be made in quiet hours; a plan that is over and done is refused
 // there, too, for nothing would be done.
 func Gate(s State) *Refusal {
@@ -200,6 +220,8 @@ func stale(s State) *Refusal {
 	switch {
 	case was.Topology != is.Topology:
 		return refuse("the job is not what it was: " + changed(s))
+	case was.Policy != is.Policy && s.PresentPolicy != "" && s.PresentPolicy != s.Plan.Policy:
+		return refuse(fmt.Sprintf("policy %s holds for the job now, and it was made by policy %s", s.PresentPolicy, s.Plan.Policy))
 	case was.Policy != is.Policy:
 		return refuse(fmt.Sprintf("policy %s changed since (digest %s, now %s)", s.Plan.Policy, brief(was.Policy), brief(is.Policy)))
 	case was.Model != is.Model:
@@ -211,6 +233,19 @@ func stale(s State) *Refusal {
 	for _, x := range s.Sharing {
 		if _, ok := slices.BinarySearch(listed, x.Job); !ok {
 			return refuse(fmt.Sprintf("%s has instances on worker %s, too, and the plan does not list it", x.Job, x.Worker))
+		}
+		for _, a := range s.Plan.Actions {
+			if Leaves(a) != x.Worker {
+				continue
+			}
+			of := slices.IndexFunc(a.Affects, func(t dhalion.Affected) bool { return t.Job == x.Job })
+			switch {
+			case of < 0:
+				return refuse(fmt.Sprintf("%s has instances on worker %s, too, and the action that leaves it does not list it", x.Job, x.Worker))
+			case a.Affects[of].Instances != x.Instances || a.Affects[of].Of != x.Of:
+				return refuse(fmt.Sprintf("%s has %d of %d instances on worker %s, and the plan speaks of %d of %d",
+					x.Job, x.Instances, x.Of, x.Worker, a.Affects[of].Instances, a.Affects[of].Of))
+			}
 		}
 	}
 	if age := s.Now.Sub(s.Plan.AsOf); s.LiveEngine && age > MaxAge {
@@ -350,6 +385,10 @@ func notAllowed(s State) *Refusal {
 		if j.Quiet != "" {
 			return refuse("wait until they are over", "it is within the quiet hours of %s, %s", j.Job, j.Quiet)
 		}
+	}
+	if i := slices.IndexFunc(s.Plan.Actions, func(a dhalion.Action) bool { return Leaves(a) != "" }); i >= 0 && len(s.Unseen) > 0 {
+		return refuse("when the engine tells of it: "+planfile.Command("dhalion", "apply", s.ID),
+			"whether %s has instances on worker %s is not known: the engine does not tell where they are", s.Unseen[0], Leaves(s.Plan.Actions[i]))
 	}
 	jobs, share := BlastRadius(s.Plan)
 	again := replan(s.Plan)

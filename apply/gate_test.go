@@ -98,6 +98,7 @@ var refusals = []struct {
 	{"an instance moved", present(func(t *dhalion.Topology) { t.Placement[0].Worker = "tm-9" }), Stale, 3, "instances were placed anew", ""},
 	{"an edge changed", present(func(t *dhalion.Topology) { t.Edges = nil }), Stale, 3, "the job is not what it was: topology ", ""},
 	{"the policy changed", func(s *State) { s.Present.Policy = "p2" }, Stale, 3, "policy default changed since (digest p1, now p2)", ""},
+	{"another policy holds", func(s *State) { s.Present.Policy, s.PresentPolicy = "p2", "strict" }, Stale, 3, "policy strict holds for the job now, and it was made by policy default", ""},
 	{"the model changed", func(s *State) { s.Present.Model = "" }, Stale, 3, "the model changed since (digest m1, now none)", ""},
 	{"it looks too far back for a live engine", func(s *State) { s.Now = asOf.Add(15*time.Minute + time.Second) }, Stale, 3, "it looks at 2025-11-03T14:00:00Z, 15 min 1 s ago", ""},
 	{"it was marked as stale", func(s *State) { s.Row.State = dhalion.PlanStale }, Stale, 3, "marked as stale", ""},
@@ -137,7 +138,16 @@ var refusals = []struct {
 	{"quiet hours hold of a job beside it", func(s *State) { beside(s); s.Jobs[1].Quiet = "00:00-24:00" }, NotAllowed, 4, "the quiet hours of prod/zebra", ""},
 	{"it touches too many jobs", func(s *State) { beside(s); s.Limits.Jobs = 1 }, NotAllowed, 4, "it touches 2 jobs, and policy default allows 1", ""},
 	{"it touches too many instances", func(s *State) { s.Limits.Instances = .01 }, NotAllowed, 4, " % of the instances, and policy default allows 1 %", ""},
-	{"a job came to share a worker", func(s *State) { s.Sharing = []Sharing{{"prod/late", "tm-1"}} }, Stale, 3, "prod/late has instances on worker tm-1, too", ""},
+	{"a job came to share a worker", func(s *State) { s.Sharing = []Sharing{{Job: "prod/late", Worker: "tm-1", Instances: 1, Of: 2}} }, Stale, 3, "prod/late has instances on worker tm-1, too", ""},
+	{"a job beside it has more instances on the worker", func(s *State) {
+		beside(s)
+		s.Sharing = []Sharing{{Job: "prod/zebra", Worker: "tm-1", Instances: 2, Of: 4}}
+	}, Stale, 3, "prod/zebra has 2 of 4 instances on worker tm-1, and the plan speaks of 1 of 4", ""},
+	{"a job beside it has fewer instances in all", func(s *State) {
+		beside(s)
+		s.Sharing = []Sharing{{Job: "prod/zebra", Worker: "tm-1", Instances: 1, Of: 2}}
+	}, Stale, 3, "prod/zebra has 1 of 2 instances on worker tm-1, and the plan speaks of 1 of 4", ""},
+	{"it is not known where a job is", func(s *State) { s.Unseen = []dhalion.JobID{"prod/late"} }, NotAllowed, 4, "whether prod/late has instances on worker tm-1 is not known", "dhalion apply"},
 	{"another plan holds a job beside it", func(s *State) { beside(s); s.Jobs[1].HeldBy = "222222222222" }, Held, 7, "plan 222222222222 holds prod/zebra", ""},
 	{"another plan holds the job", func(s *State) { s.Jobs[0].HeldBy = "222222222222" }, Held, 7, "plan 222222222222 holds prod/wordcount", "dhalion show 222222222222"},
 	{"there is no engine", func(s *State) { s.LiveEngine = false }, Nothing, 0, "prod/wordcount is known only from files: there is nothing to act on", "--dry-run"},
@@ -157,6 +167,13 @@ func present(change func(*dhalion.Topology)) func(*State) {
 	}
 }
 
+// still has the plan leave no worker.
+func still(s *State) {
+	p := s.Plan
+	p.Actions = p.Actions[1:]
+	*s = ready(p)
+}
+
 // beside has the plan's first action touch a second job, too.
 func beside(s *State) {
 	p := s.Plan
@@ -168,8 +185,13 @@ func beside(s *State) {
 
 func TestAPlanThatIsReadyPasses(t *testing.T) {
 	for name, change := range map[string]func(*State){
-		"as it is":            func(*State) {},
-		"the last moment":     func(s *State) { s.LiveEngine = true; s.Now = asOf.Add(MaxAge) },
+		"as it is":        func(*State) {},
+		"the last moment": func(s *State) { s.LiveEngine = true; s.Now = asOf.Add(MaxAge) },
+		"it is not known where a job is, and it moves nothing": func(s *State) { still(s); s.Unseen = []dhalion.JobID{"prod/late"} },
+		"a job beside it is as it says": func(s *State) {
+			beside(s)
+			s.Sharing = []Sharing{{Job: "prod/zebra", Worker: "tm-1", Instances: 1, Of: 4}}
+		},
 		"newer history alone": func(s *State) { s.Present.History, s.Present.Outcomes, s.Present.Program = "h2", "o2", "v2" },
 		"four eyes":           fourEyes,
 		"four eyes, the author and bob": func(s *State) {
@@ -227,7 +249,7 @@ func TestADryRunNeedsNoApprovalLeaseOrEngine(t *testing.T) {
 		"the approval is of another content", "the approval is of another plan", "its author approved it under four eyes",
 		"its author approved it twice under four eyes", "four eyes and no author", "another plan holds the job", "another plan holds a job beside it",
 		"the job may only be looked at", "a job beside it may only be looked at", "somebody else changes it", "quiet hours hold", "quiet hours hold of a job beside it",
-		"it touches too many jobs", "it touches too many instances", "there is no engine", "there is nothing in it"}
+		"it touches too many jobs", "it touches too many instances", "it is not known where a job is", "there is no engine", "there is nothing in it"}
 	for _, c := range refusals {
 		s := ready(example())
 		c.change(&s)

@@ -95,6 +95,8 @@ type Request struct {
 	Method string          `json:"method"`
 	Path   string          `json:"path"`
 	Body   json.RawMessage `json:"body,omitempty"`
+	// Where is on what it depends whether it is sent, in words; empty: it is.
+	Where string `json:"where,omitempty"`
 }
 
 // Result is what came of an attempt.
@@ -124,6 +126,9 @@ type Beginning struct {
 	Length time.Duration // of the lease
 	// Resume allows a plan that a crash left in applying, or that is unclear.
 	Resume bool
+	// Decided is what a person said of a step that a crash left open, in words, and
+	// Person who did; empty: nobody said anything.
+	Decided, Person string
 	// Dead is a holder of whom it is known that he will not renew his lease; it is
 	// taken from him before it is over. Empty: nobody.
 	Dead string

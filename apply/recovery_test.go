@@ -137,6 +137,8 @@ func TestWhatACrashLeftOpenIsAskedForBeforeItIsRepeated(t *testing.T) {
 			engine{look: []apply.Standing{apply.Settled}}, dhalion.PlanApplied, nil, 0, apply.Done},
 		{"a hook that said that it failed is not run again", dhalion.Relocate, &refused,
 			engine{}, dhalion.PlanFailed, nil, 0, apply.Refused},
+		{"a restart that was refused is not begun anew", dhalion.SetKnob, &refused,
+			engine{}, dhalion.PlanFailed, nil, 0, apply.Refused},
 		{"a rescale that was refused is tried again", dhalion.SetParallelism, &refused,
 			engine{act: []apply.Result{isDone}, look: []apply.Standing{apply.Settled}}, dhalion.PlanApplied, []string{"p-0 prepared 1"}, 1, apply.Done},
 		{"a restart of which the engine does not tell is left alone", dhalion.SetKnob, open,

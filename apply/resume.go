@@ -23,6 +23,9 @@ func Resumable(s State, journal []Entry) *Refusal {
 			s.Jobs[i].Observe, s.Jobs[i].Quiet = "", ""
 		}
 	}
+	// What the plan has begun may have its own jobs on their way up.
+	listed := Jobs(s.Plan)
+	s.Unseen = slices.DeleteFunc(slices.Clone(s.Unseen), func(job dhalion.JobID) bool { return slices.Contains(listed, job) })
 	for _, check := range []func(State) *Refusal{edited, func(s State) *Refusal { return elsewhere(s, journal) }, notAllowed, held} {
 		if r := check(s); r != nil {
 			r.Plan, r.Exit = s.ID, exits[r.Code]

@@ -133,7 +133,11 @@ func calls(s Step) (lines []string) {
 		return nil
 	}
 	for _, r := range s.Call.Requests {
-		lines = append(lines, planfile.Plain(strings.TrimSpace(fmt.Sprintf("%s %s %s", r.Method, r.Path, r.Body))))
+		line := planfile.Plain(strings.TrimSpace(fmt.Sprintf("%s %s %s", r.Method, r.Path, r.Body)))
+		if r.Where != "" {
+			line += " (where " + r.Where + ")"
+		}
+		lines = append(lines, line)
 	}
 	if len(s.Call.Argv) > 0 {
 		lines = append(lines, fmt.Sprintf("run %s with DHALION_ACTION_ID=%s", planfile.Command(s.Call.Argv...), s.Call.ID))

@@ -115,14 +115,14 @@ func (a *Actuator) run(ctx context.Context) (flink.Job, error) {
 	return found[0], nil
 }
 
-// unmoved returns *apply.MovedError when a run is not as a call should find it; a
-// component may have what the call itself gives it.
+// unmoved refuses a run that is not as a call should find it: somebody else changed
+// it since. A component may have what the call itself gives it.
 func (a *Actuator) unmoved(c apply.Call, run flink.Job) error {
 	if len(c.Before.Components) == 0 {
 		return nil
 	}
 	moved := func(format string, args ...any) error {
-		return &apply.MovedError{Err: fmt.Errorf("flink: "+format+": somebody else changed "+a.Job, args...)}
+		return fmt.Errorf("flink: %s is not as the plan found it: %s", a.Job, fmt.Sprintf(format, args...))
 	}
 	names := flink.ComponentNames(run.Vertices)
 	if len(run.Vertices) != len(c.Before.Components) {
@@ -146,7 +146,11 @@ func (a *Actuator) unmoved(c apply.Call, run flink.Job) error {
 }
 
 func (a *Actuator) prepareRescale(ctx context.Context, c apply.Call, run flink.Job) (apply.Intent, error) {
-	n := note{Run: run.ID, Parallelism: map[string]int{}, Vertices: map[string]int{}}
+	then, err := after(run, c.After)
+	if err != nil {
+		return apply.Intent{}, err
+	}
+	n := note{Run: then.ID, Parallelism: map[string]int{}, Vertices: map[string]int{}}
 	names := flink.ComponentNames(run.Vertices)
 	for _, x := range c.Actions {
 		to, ok := x.To.Number()
@@ -157,9 +161,9 @@ func (a *Actuator) prepareRescale(ctx context.Context, c apply.Call, run flink.J
 	}
 	have := 0 // slots that the job takes now: slots are shared, so the widest vertex counts
 	need := 0
-	for _, v := range run.Vertices {
+	for i, v := range then.Vertices {
 		now := max(0, v.Parallelism.Int())
-		have = max(have, now)
+		have = max(have, run.Vertices[i].Parallelism.Int())
 		want, changed := n.Parallelism[names[v.ID]]
 		if !changed {
 			need = max(need, now)
@@ -179,13 +183,12 @@ func (a *Actuator) prepareRescale(ctx context.Context, c apply.Call, run flink.J
 	if err := a.checkSlots(ctx, have, need); err != nil {
 		return apply.Intent{}, err
 	}
-	path := "/jobs/" + run.ID + "/resource-requirements"
-	present, err := ask[flink.Requirements](ctx, a.Client, path)
+	present, err := ask[flink.Requirements](ctx, a.Client, "/jobs/"+run.ID+"/resource-requirements")
 	if err != nil {
 		return apply.Intent{}, fmt.Errorf("%w (a job is rescaled while it runs by the adaptive scheduler only: jobmanager.scheduler: adaptive)", err)
 	}
 	body := map[string]any{}
-	for id, r := range present {
+	for id, r := range then.bounds(present) {
 		low, high := max(1, r.Parallelism.LowerBound.Int()), max(1, r.Parallelism.UpperBound.Int())
 		if want, changed := n.Vertices[id]; changed {
 			low, high = min(low, want), want
@@ -196,7 +199,7 @@ func (a *Actuator) prepareRescale(ctx context.Context, c apply.Call, run flink.J
 	if err != nil {
 		return apply.Intent{}, fmt.Errorf("flink: requirements of %s: %w", a.Job, err)
 	}
-	return intent(c, n, apply.Request{Method: "PUT", Path: path, Body: request})
+	return intent(c, n, apply.Request{Method: "PUT", Path: "/jobs/" + then.ID + "/resource-requirements", Body: request})
 }
 
 // checkSlots refuses to ask for more than the cluster has: Flink would run the job
@@ -218,17 +221,23 @@ func (a *Actuator) prepareRestart(ctx context.Context, c apply.Call, run flink.J
 	if a.Start == nil || a.Start.Jar == "" {
 		return apply.Intent{}, fmt.Errorf("flink: how %s is started is not known: give its jar and arguments under start: in dhalion.yaml", a.Job)
 	}
-	n := note{Run: run.ID, Next: idOf(c.ID, "run"), Trigger: idOf(c.ID, "stop")}
+	then, err := after(run, c.After)
+	if err != nil {
+		return apply.Intent{}, err
+	}
+	n := note{Run: then.ID, Next: idOf(c.ID, "run"), Trigger: idOf(c.ID, "stop")}
 	if n.Run == n.Next {
 		return apply.Intent{}, fmt.Errorf("flink: run %s is the one that this action starts", n.Run)
 	}
-	var err error
 	if n.Jar, err = a.jar(ctx); err != nil {
 		return apply.Intent{}, err
 	}
 	n.Arguments = slices.Clone(a.Start.Arguments)
 	if with, ours := a.Started[run.ID]; ours {
 		n.Arguments = slices.Clone(with)
+	}
+	if then.arguments != nil {
+		n.Arguments = slices.Clone(then.arguments)
 	}
 	n.Was = slices.Clone(n.Arguments)
 	if n.Had, err = a.lastSavepoint(ctx, run.ID); err != nil {
@@ -239,7 +248,7 @@ func (a *Actuator) prepareRestart(ctx context.Context, c apply.Call, run flink.J
 			n.Arguments = withArgument(n.Arguments, x.Argument, x.To.String())
 		}
 	}
-	if n.Bounds, n.Vertices, err = a.bounds(ctx, run); err != nil {
+	if n.Bounds, n.Vertices, err = a.bounds(ctx, run, then); err != nil {
 		return apply.Intent{}, err
 	}
 	stop, err := json.Marshal(a.stopBody(n))
@@ -250,7 +259,7 @@ func (a *Actuator) prepareRestart(ctx context.Context, c apply.Call, run flink.J
 	if err != nil {
 		return apply.Intent{}, err
 	}
-	return intent(c, n, append([]apply.Request{{Method: "POST", Path: "/jobs/" + run.ID + "/stop", Body: stop}}, begin...)...)
+	return intent(c, n, append([]apply.Request{{Method: "POST", Path: "/jobs/" + then.ID + "/stop", Body: stop}}, begin...)...)
 }
 
 // beginning are the requests that start a run from a savepoint.
@@ -260,23 +269,24 @@ func (a *Actuator) beginning(n note, savepoint string) ([]apply.Request, error) 
 		return nil, fmt.Errorf("flink: start %s: %w", a.Job, err)
 	}
 	requests := []apply.Request{{Method: "POST", Path: "/jars/" + n.Jar + "/run", Body: start}}
-	if len(n.Bounds) > 0 { // it is sent where the program has another parallelism
+	if len(n.Bounds) > 0 {
 		keep, err := json.Marshal(n.Bounds)
 		if err != nil {
 			return nil, fmt.Errorf("flink: requirements of %s: %w", a.Job, err)
 		}
-		requests = append(requests, apply.Request{Method: "PUT", Path: "/jobs/" + n.Next + "/resource-requirements", Body: keep})
+		requests = append(requests, apply.Request{Method: "PUT", Path: "/jobs/" + n.Next + "/resource-requirements", Body: keep,
+			Where: "the program has another parallelism"})
 	}
 	return requests, nil
 }
 
-// bounds are between how many and how many instances the present run should have,
-// and how many it has, by vertex: a program knows only the parallelism that it was
+// bounds are between how many and how many instances the run to be restarted should
+// have, and how many it has, by vertex: a program knows only the parallelism that it was
 // written with, and a restart is no rescale. Flink 2 leaves
 // pipeline.jobvertex-parallelism-overrides aside where a jar is run, so the new run
 // is told by a request. Both are nil without the adaptive scheduler, where a job
 // is never rescaled.
-func (a *Actuator) bounds(ctx context.Context, run flink.Job) (flink.Requirements, map[string]int, error) {
+func (a *Actuator) bounds(ctx context.Context, run flink.Job, then foreseen) (flink.Requirements, map[string]int, error) {
 	answer := a.Client.Get(ctx, "/jobs/"+run.ID+"/resource-requirements")
 	if !answer.OK() {
 		if unsupported(answer) {
@@ -289,12 +299,12 @@ func (a *Actuator) bounds(ctx context.Context, run flink.Job) (flink.Requirement
 		return nil, nil, fmt.Errorf("flink: requirements of %s: %w", a.Job, err)
 	}
 	have := map[string]int{}
-	for _, v := range run.Vertices {
+	for _, v := range then.Vertices {
 		if n := v.Parallelism.Int(); n > 0 {
 			have[v.ID] = n
 		}
 	}
-	return asked, have, nil
+	return then.bounds(asked), have, nil
 }
 
 // bound tells the new run the bounds of the old one, where they are not its own. A
@@ -768,11 +778,13 @@ func (a *Actuator) lookRestart(ctx context.Context, n note) (apply.Standing, str
 		return apply.Unknown, refusal(answer).Error()
 	}
 	job, err := flink.Decode[flink.Job](answer.Body)
+	// Who has to start the job by hand must know from where.
+	from := "it was started from savepoint " + cmp.Or(n.Savepoint, "(not known)")
 	switch {
 	case err != nil:
 		return apply.Unknown, err.Error()
 	case flink.Terminal(job.State):
-		return apply.Failed, fmt.Sprintf("run %s is %s; it was started from savepoint %s", n.Next, job.State, cmp.Or(n.Savepoint, "(not known)"))
+		return apply.Failed, fmt.Sprintf("run %s is %s; %s", n.Next, job.State, from)
 	}
 	a.remember(n)
 	if len(n.Bounds) > 0 {
@@ -790,7 +802,11 @@ func (a *Actuator) lookRestart(ctx context.Context, n note) (apply.Standing, str
 			return apply.Working, fmt.Sprintf("%s has %d instances, and had %d", names[v.ID], v.Parallelism.Int(), had)
 		}
 	}
-	return running(job)
+	standing, why := running(job)
+	if standing != apply.Settled {
+		why += "; " + from
+	}
+	return standing, why
 }
 
 // running reports whether every task of a job runs.

@@ -27,7 +27,7 @@ const grace = 2 * time.Second
 // its work, nobody can say, so it is never repeated.
 type Actuator struct {
 	Name    string
-	Argv    []string // with {worker}, {job}, {component}, {instance}, {argument}, {to} and {plan} to be filled in
+	Argv    []string // with {worker}, {job}, {component}, {instance}, {argument}, {to}, {message} and {plan} to be filled in
 	Timeout time.Duration
 	// Settled says whether the engine shows what the command should bring about;
 	// nil: its exit code is all that is known.
@@ -47,7 +47,7 @@ func (h *Actuator) Prepare(_ context.Context, c apply.Call) (apply.Intent, error
 		return apply.Intent{}, fmt.Errorf("hook: %s has no command", h.Name)
 	}
 	a := c.Actions[0]
-	values := map[string]string{"plan": c.Plan, "job": string(c.Job), "argument": a.Argument, "component": a.Target.Component, "worker": a.Target.Worker}
+	values := map[string]string{"plan": c.Plan, "job": string(c.Job), "argument": a.Argument, "component": a.Target.Component, "worker": a.Target.Worker, "message": a.Message}
 	if a.Target.Kind == dhalion.KindInstance {
 		values["instance"] = fmt.Sprint(a.Target.Instance)
 	}

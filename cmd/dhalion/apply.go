@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -55,6 +56,8 @@ func (f *applyFlags) check() error {
 		return usagef("--decided is done or undone, not %q", f.decided)
 	case f.reason != "" && !f.abort:
 		return usagef("--reason goes with --abort")
+	case f.as != "" && !f.abort && f.decided == "":
+		return usagef("--as goes with --abort and --decided")
 	}
 	return f.judge.check()
 }
@@ -67,8 +70,9 @@ func (a *app) applyCommand() *cobra.Command {
 		Long: `Carry out an approved plan. It is refused, in this order, when it was edited (5), has
 expired (6), is stale (3: the job's topology, the policy or the model is not the one it
 was made from, or it looks at more than 15 min ago), is not approved or not allowed now
-(4: mode observe, quiet hours, too many jobs or instances), or another plan holds a job
-that it touches (7). The job's engine must be in dhalion.yaml: a job that is known only
+(4: mode observe, quiet hours, too many jobs or instances, a job of which it is not known
+whether it is on the worker that the plan empties), or another plan holds a job that it
+touches (7). The job's engine must be in dhalion.yaml: a job that is known only
 from files has nothing to act on; apply says so and ends with 0.
 
 Every call is written to a journal before it is sent, under a lease that only one applier
@@ -108,7 +112,7 @@ met.`,
 	c.Flags().BoolVar(&f.abort, "abort", false, "end a plan that was begun and that nobody applies any more")
 	c.Flags().StringVar(&f.reason, "reason", "", "with --abort: why, for the log")
 	c.Flags().BoolVar(&f.noWait, "no-wait", false, "end when the job runs with it; dhalion outcomes --judge judges it later")
-	c.Flags().StringVar(&f.as, "as", "", "`person` who ends it (default: the user)")
+	c.Flags().StringVar(&f.as, "as", "", "`person` who ends it or decides (default: the user)")
 	a.policyFlags(c, &f.judge)
 	a.modelFlag(c, &f.judge)
 	a.complete(c, "decided", "done", "undone")
@@ -220,13 +224,14 @@ func (a *app) gateState(ctx context.Context, st *store.Store, engine *liveEngine
 	if topology != nil {
 		s.Present.Topology, s.PresentTopology = topology.Digest(), topology
 	}
-	by, err := a.presentPolicy(ctx, st, d, f.judge)
+	by, err := a.madeBy(ctx, st, d, f.judge, true)
 	if err != nil {
 		return s, err
 	}
 	policy := by.policy
 	s.Present.Policy, s.Present.Model = by.digest, by.modelID
 	if policy != nil {
+		s.PresentPolicy = policy.Name
 		s.Limits = apply.Limits{Jobs: policy.Limits.MaxJobsTouched, Instances: policy.Limits.MaxInstancesTouched}
 	}
 	s.Jobs, err = a.rules(ctx, st, d.plan, policy, s.Now)
@@ -239,11 +244,12 @@ func (a *app) present(ctx context.Context, st *store.Store, engine *liveEngine, 
 	if engine == nil {
 		return a.presentTopology(ctx, st, s.Plan.Job)
 	}
-	all, err := engine.topologies(ctx, a.now)
+	all, unseen, err := engine.topologies(ctx, a.now)
 	if err != nil {
 		return nil, err
 	}
-	s.Sharing = sharing(s.Plan, all)
+	// Where the plan's own job is, its topology says.
+	s.Sharing, s.Unseen = sharing(s.Plan, all), slices.DeleteFunc(unseen, func(job dhalion.JobID) bool { return job == s.Plan.Job })
 	topology, ok := all[s.Plan.Job]
 	if !ok {
 		return nil, fmt.Errorf("apply: %s does not run on engine %s, or is on its way up or down", s.Plan.Job, engine.engine)
@@ -281,13 +287,15 @@ type judgedBy struct {
 	modelID string // as in a plan's basis
 }
 
-// presentPolicy is the policy and model that the plan would be made by now: those
+// madeBy is the policy and model that the plan would be made by now: those
 // that the flags name, those that were noted when it was proposed, or the built-in
-// policy of its name. A policy or model that is gone or broken is not the one that it
+// policy of its name. With present, the policy that dhalion.yaml has for the job comes
+// before the noted one, unless that was named on the command line: a plan is applied
+// under the rules of the day, and judged by those that it was made by. A policy or model that is gone or broken is not the one that it
 // was: its digest is empty. Of a document that was never proposed here it is not
 // known what its policy was read from, so nothing can be said against it; it is not
 // approved either.
-func (a *app) presentPolicy(ctx context.Context, st *store.Store, d *document, f judgeFlags) (by judgedBy, err error) {
+func (a *app) madeBy(ctx context.Context, st *store.Store, d *document, f judgeFlags, present bool) (by judgedBy, err error) {
 	named := f.model
 	switch {
 	case f.given():
@@ -302,6 +310,15 @@ func (a *app) presentPolicy(ctx context.Context, st *store.Store, d *document, f
 		}
 		if !ok {
 			source = policySource{Policy: d.plan.Policy}
+		}
+		if present && !source.Named {
+			c, err := a.config()
+			if err != nil {
+				return by, err
+			}
+			if i, ok := c.JobFor(d.plan.Job); ok {
+				source.Policy = c.Jobs[i].Policy
+			}
 		}
 		named = source.Model
 		if by.policy, err = source.load(); err != nil {
@@ -406,9 +423,12 @@ func (a *app) applier(ctx context.Context, st *store.Store, engine *liveEngine, 
 		return nil, err
 	}
 	x := &apply.Applier{
-		Journal: st, Actuator: hand, Holder: holder(), Dead: dead, Now: a.now, Wait: pause,
+		Journal: st, Actuator: hand, Tell: a.teller(d.plan.Job), Holder: holder(), Dead: dead, Now: a.now, Wait: pause,
 		LeaseFor: leaseFor, TryFor: tryFor, Attempts: attempts, SettleIn: settleIn, Observe: a.observe,
-		Decided: map[string]string{"done": apply.Done, "undone": apply.Refused}[f.decided],
+		Decided: map[string]string{"done": apply.Done, "undone": apply.Refused}[f.decided], DecidedBy: f.as,
+	}
+	if x.DecidedBy == "" {
+		x.DecidedBy = a.person()
 	}
 	if _, shown := terminal(a.err); shown {
 		x.Say = func(format string, args ...any) { a.remark("%s", plain(fmt.Sprintf(format, args...))) }
@@ -442,7 +462,9 @@ func (a *app) carryOut(ctx context.Context, st *store.Store, engine *liveEngine,
 		done.Hint = fmt.Sprintf("see what happened: %s; go on: %s", command("log", d.id), command("apply", d.id, "--resume"))
 		return done, nil
 	default:
-		return done, nil
+		entries, err := st.Entries(ctx, d.id)
+		done.Hint = a.undoHint(d, report.Outcomes, entries)
+		return done, err
 	}
 	if f.noWait {
 		done.Hint = "judge it when its time is over: " + command("outcomes", "--judge")
@@ -506,16 +528,33 @@ func (a *app) abort(ctx context.Context, st *store.Store, d *document, f applyFl
 	if f.as == "" {
 		f.as = a.person()
 	}
-	row, err := st.Abort(ctx, d.id, f.as, f.reason, "", a.now())
+	entries, err := st.Entries(ctx, d.id)
+	if err != nil {
+		return err
+	}
+	outcomes := apply.Outcomes(d.id, d.plan, entries, a.now())
+	row, err := st.Abort(ctx, d.id, f.as, f.reason, "", outcomes, a.now())
 	var held *apply.HeldError
 	if errors.As(err, &held) && dead(held.Holder) {
 		// Its applier is gone: nobody renews the lease.
-		row, err = st.Abort(ctx, d.id, f.as, f.reason, held.Holder, a.now())
+		row, err = st.Abort(ctx, d.id, f.as, f.reason, held.Holder, outcomes, a.now())
 	}
 	if err != nil {
 		return err
 	}
-	return a.tellApplied(&applied{Plan: row.ID, Job: row.Job, Result: "aborted", State: row.State, Reason: row.Reason, Steps: []apply.Step{}, Outcomes: []dhalion.Outcome{}})
+	return a.tellApplied(&applied{Plan: row.ID, Job: row.Job, Result: "aborted", State: row.State, Reason: row.Reason,
+		Hint: a.undoHint(d, outcomes, entries), Steps: []apply.Step{}, Outcomes: list(outcomes)})
+}
+
+// undoHint says how what was done of a plan that did not come to its end is undone;
+// empty: nothing was.
+func (a *app) undoHint(d *document, outcomes []dhalion.Outcome, entries []apply.Entry) string {
+	for _, o := range outcomes {
+		if mayBeInEffect(d.plan, outcomes, entries, o.Action) && d.plan.Actions[o.Action].Reverse != nil {
+			return "undo what was done: " + command("rollback", d.id)
+		}
+	}
+	return ""
 }
 
 // tellApplied says what an apply came to.

@@ -1,17 +1,26 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/apply"
+	"github.com/dhalion-go/dhalion/internal/engine/flink/flinktest"
+	"github.com/dhalion-go/dhalion/internal/store"
 )
 
 func TestAPersonDecidesWhatBecomesOfAHookThatWasBegun(t *testing.T) {
@@ -42,7 +51,12 @@ func TestAPersonDecidesWhatBecomesOfAHookThatWasBegun(t *testing.T) {
 			if c.decided == "" {
 				b.run("apply", id, "--abort", "--reason", "looked at it")
 			} else {
-				b.run("apply", id, "--resume", "--decided", c.decided, "--no-wait")
+				b.run("apply", id, "--resume", "--decided", c.decided, "--as", "eve", "--no-wait")
+				said := b.db.text(`SELECT person || ': ' || (detail ->> 'reason') FROM log WHERE plan = $1 AND event = 'decided'`, id)
+				want := map[string]string{"done": "eve: the step that was begun was done", "undone": "eve: the step that was begun was not done"}[c.decided]
+				if strings.Join(said, ", ") != want {
+					t.Errorf("the log says %q, not %q", said, want)
+				}
 			}
 			if state, why := b.state(id); state != c.state {
 				t.Errorf("it is %s (%s), not %s", state, why, c.state)
@@ -180,5 +194,445 @@ func TestAPlanThatIsNotMetIsUndoneWhereItsPolicySaysSo(t *testing.T) {
 	}
 	if n := b.db.text(`SELECT count(*)::text FROM incidents WHERE certainty <= 0.7`)[0]; n == "0" {
 		t.Error("nothing was learned from it")
+	}
+	if late := b.db.text(`SELECT end_time::text FROM incidents WHERE source = 'outcome of ' || $1
+		AND end_time > (SELECT min(at) FROM journal WHERE plan = $1)`, id); len(late) > 0 {
+		t.Errorf("the stretch that is labelled as sick goes on after the plan was begun, to %v", late)
+	}
+}
+
+// refusing has the cluster say no to requests of a kind.
+func (b *bench) refusing(method, suffix string) {
+	b.cluster.SetFault(func(m, path string) (f flinktest.Fault) {
+		if m == method && strings.HasSuffix(path, suffix) {
+			f.Status = http.StatusBadRequest
+		}
+		return f
+	})
+}
+
+// undone proposes and applies what undoes a plan, from what the job is now.
+func (b *bench) undone(id string) {
+	b.t.Helper()
+	b.settled()
+	b.ingest()
+	undo := filepath.Join(b.dir, "undo.json")
+	b.run("rollback", id, "--out", undo)
+	b.run("approve", undo, "--as", "bob")
+	b.run("apply", undo, "--no-wait")
+	b.settled()
+}
+
+func TestWhatAFailedPlanDidIsRolledBack(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "partly"))
+	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action {
+		return []dhalion.Action{rescale(t, "count", 6), knob(t, "--salt", "1", "4"), rescale(t, "parse", 5)}
+	}))
+	b.refusing("POST", "/stop")
+	said, code := b.try(time.Now, "apply", id, "--no-wait")
+	if code != exitFailure || !strings.Contains(said, "dhalion rollback "+id) {
+		t.Fatalf("it ended with %d: %s", code, said)
+	}
+	if state, why := b.state(id); state != "failed" {
+		t.Fatalf("it is %s: %s", state, why)
+	}
+	b.undone(id)
+	if err := wants(map[string]int{"lines": 2, "parse": 3, "count": 4, "store": 2}, "--salt", "1", "--fast")(b.cluster.Live("orders")); err != nil {
+		t.Error(err)
+	}
+	// parse was never touched, so what undoes the plan does not touch it.
+	if n := len(b.cluster.Effects()); n != 2 {
+		t.Errorf("%d effects: %+v", n, b.cluster.Effects())
+	}
+	undo := b.db.text(`SELECT jsonb_array_length(body::jsonb -> 'actions')::text FROM plans WHERE reverses = $1`, id)
+	if strings.Join(undo, ",") != "1" {
+		t.Errorf("it is undone by %v actions", undo)
+	}
+}
+
+func TestWhatAnAbortedPlanDidIsNotedAndRolledBack(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "ended"))
+	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action {
+		return []dhalion.Action{rescale(t, "count", 6), knob(t, "--salt", "1", "4")}
+	}))
+	if !endedByKill(t, b.applying(id, "DHALION_CRASH_AT="+string(apply.BeforeAct)+":2")) {
+		t.Fatal("it was not killed")
+	}
+	said := b.run("apply", id, "--abort", "--reason", "looked at it")
+	if !strings.Contains(said, "dhalion rollback "+id) {
+		t.Errorf("it does not say how what was done is undone: %s", said)
+	}
+	noted := b.db.text(`SELECT kind || ' ' || applied FROM outcomes WHERE plan = $1 ORDER BY action`, id)
+	if strings.Join(noted, ", ") != "set_parallelism applied, set_knob failed" {
+		t.Errorf("it came to %q", noted)
+	}
+	b.settled()
+	b.ingest()
+	if said := b.run("rollback", id, "-o", "json"); !strings.Contains(said, `"to": 4`) {
+		t.Errorf("count is not set back: %s", said)
+	}
+}
+
+func TestOfAPlanThatDidNothingThereIsNothingToRollBack(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "undone"))
+	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action {
+		return []dhalion.Action{knob(t, "--salt", "1", "4"), rescale(t, "count", 6)}
+	}))
+	b.refusing("POST", "/stop")
+	if said, code := b.try(time.Now, "apply", id, "--no-wait"); code != exitFailure || strings.Contains(said, "rollback") {
+		t.Fatalf("it ended with %d: %s", code, said)
+	}
+	said, code := b.try(time.Now, "rollback", id)
+	if code != exitFailure || !strings.Contains(said, "plan "+id+" is failed, and nothing of it was done") || strings.Contains(said, "discard") {
+		t.Errorf("rollback ended with %d: %s", code, said)
+	}
+}
+
+// hopeless is an approved plan that a policy has undone, for what it expects cannot
+// be.
+func (b *bench) hopeless(policy string) (id string) {
+	b.t.Helper()
+	b.ruled("outcome: {unmet: reverse}\nwindow: 2s\nminimum: {span: 0s, polls: 1}\nlimits: {max_instances_touched: 1.0}\n"+policy, "")
+	p := b.draft(one6)
+	p.Actions[0].Expect = dhalion.Expectation{Summary: "hardly anything to do", WithinSeconds: 4,
+		Checks: []dhalion.Check{{Metric: dhalion.Busy, Target: dhalion.ComponentTarget(orders, "count"), Compare: "at_most", Value: 1e-6}}}
+	id, _ = b.approvedPlan(p)
+	return id
+}
+
+// unmet judges a plan without anything that follows from it, as an apply does that
+// is killed thereafter.
+func (b *bench) unmet(id string) {
+	b.t.Helper()
+	b.store(func(ctx context.Context, st *store.Store) error {
+		_, err := st.Judge(ctx, id, dhalion.PlanUnmet, "as the test has it", nil, nil, time.Now())
+		return err
+	})
+}
+
+func TestAPlanThatIsJudgedLaterIsUndoneWhereItsPolicySaysSo(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "later"))
+	id := b.hopeless("")
+	b.run("apply", id, "--no-wait")
+	var judged string
+	for deadline := time.Now().Add(time.Minute); ; {
+		b.run("ingest", "flink", "prod", "--every", "500ms", "--for", "2s")
+		judged = b.run("outcomes", "--judge")
+		if state, _ := b.state(id); state == "unmet" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it is not judged: %s", judged)
+		}
+	}
+	if !strings.Contains(judged, "Its policy has a plan undone that was not met.") || b.count() != 4 {
+		t.Fatalf("count has %d instances: %s", b.count(), judged)
+	}
+	undo := b.db.text(`SELECT author || ' ' || state FROM plans WHERE reverses = $1`, id)
+	if strings.Join(undo, ",") != "policy shop applied" {
+		t.Errorf("it is undone by %q", undo)
+	}
+	b.run("outcomes", "--judge")
+	if n := len(b.cluster.Effects()); n != 2 {
+		t.Errorf("%d effects: %+v", n, b.cluster.Effects())
+	}
+}
+
+func TestAPlanWhoseApplyIsKilledBetweenTheVerdictAndItsReversalIsUndone(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		policy  string
+		between func(b *bench, id string)
+		after   time.Duration
+		count   int
+		says    string
+	}{
+		{"nothing was proposed", "", nil, 0, 4, "Its policy has a plan undone"},
+		{"it was proposed and not approved", "", func(b *bench, id string) { b.run("rollback", id, "--as", "policy shop") }, 0, 4, "Its policy has a plan undone"},
+		{"a person has proposed it", "", func(b *bench, id string) { b.run("rollback", id, "--as", "ann") }, 0, 6, ""},
+		{"a person said no", "", func(b *bench, id string) {
+			b.run("rollback", id, "--as", "policy shop")
+			b.run("discard", b.db.text(`SELECT id FROM plans WHERE reverses = $1`, id)[0])
+		}, 0, 6, ""},
+		{"two days ago", "", nil, 48 * time.Hour, 6, ""},
+		{"under four eyes", "approve: {four_eyes: true}\n", nil, 0, 6, "its policy has it undone, and asks for four eyes: dhalion approve"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, newDatabase(t))
+			id := b.hopeless(c.policy)
+			b.run("apply", id, "--no-wait")
+			b.unmet(id)
+			b.settled()
+			b.ingest()
+			if c.between != nil {
+				c.between(b, id)
+			}
+			said, code := b.try(func() time.Time { return time.Now().Add(c.after) }, "outcomes", id, "--judge")
+			if code != 0 || !strings.Contains(said, c.says) || b.count() != c.count {
+				t.Errorf("it ended with %d and %d instances: %s", code, b.count(), said)
+			}
+			if n := b.db.text(`SELECT count(*)::text FROM plans WHERE reverses = $1`, id)[0]; n > "1" {
+				t.Errorf("%s plans undo it", n)
+			}
+		})
+	}
+}
+
+func TestAPlanThatCannotBeJudgedDoesNotKeepTheOthersFromIt(t *testing.T) {
+	b, id := ready(t, calling(t, newSession(t).url, "others"), planKinds[0])
+	b.run("apply", id, "--no-wait")
+	b.settled()
+	b.ingest()
+	last, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{rescale(t, "lines", 3)} }))
+	b.run("apply", last, "--no-wait")
+	// By which policy it was made cannot be read.
+	if err := execute(b.db.url, `INSERT INTO log (at, job, plan, event, detail) VALUES (now(), 'prod/orders', '`+last+`', 'policy', '[]')`); err != nil {
+		t.Fatal(err)
+	}
+	said, code := b.try(func() time.Time { return time.Now().Add(12 * time.Minute) }, "outcomes", "--judge")
+	if state, why := b.state(id); state != "unclear" {
+		t.Errorf("the other is %s: %s", state, why)
+	}
+	if code != exitFailure || !strings.Contains(said, "plan "+last) {
+		t.Errorf("it ended with %d: %s", code, said)
+	}
+}
+
+func TestAPlanThatWasFollowedByAnotherChangeIsNotRolledBack(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		actions func(t dhalion.Topology) []dhalion.Action
+		then    func(t dhalion.Topology) []dhalion.Action
+		says    string
+	}{
+		{"rescaled", one6, func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{rescale(t, "count", 10)} }, "that is 10"},
+		{"set back", one6, func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{rescale(t, "count", 4)} }, "this is set back already"},
+		{
+			"turned", func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "1", "4")} },
+			func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "4", "8")} }, "that is 8",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, newDatabase(t))
+			var first string
+			for _, actions := range []func(dhalion.Topology) []dhalion.Action{c.actions, c.then} {
+				id, _ := b.approvedPlan(b.draft(actions))
+				b.run("apply", id, "--no-wait")
+				b.settled()
+				b.ingest()
+				if first == "" {
+					first = id
+				}
+			}
+			said, code := b.try(time.Now, "rollback", first)
+			if code != exitFailure || !strings.Contains(said, c.says) {
+				t.Errorf("rollback ended with %d: %s", code, said)
+			}
+			if n := b.db.text(`SELECT count(*)::text FROM plans WHERE reverses = $1`, first)[0]; n != "0" {
+				t.Errorf("%s plans undo it", n)
+			}
+		})
+	}
+}
+
+func TestWhatNothingUndoesIsToldByTheRollback(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "stays"))
+	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action {
+		return []dhalion.Action{relocation(t, "tm-2"), rescale(t, "count", 6)}
+	}))
+	b.run("apply", id, "--no-wait")
+	b.settled()
+	b.ingest()
+	said := b.run("rollback", id, "-o", "json")
+	if !strings.Contains(said, "W-rollback-part") || !strings.Contains(said, "nothing is known that undoes it") {
+		t.Errorf("it does not say that the instances stay where they are: %s", said)
+	}
+}
+
+func TestADryRunOfSeveralStepsPrintsTheCallsThatApplySends(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		actions func(t dhalion.Topology) []dhalion.Action
+	}{
+		{"rescale, then knob", func(t dhalion.Topology) []dhalion.Action {
+			return []dhalion.Action{rescale(t, "count", 6), knob(t, "--salt", "1", "4")}
+		}},
+		{"two knobs, then rescale", func(t dhalion.Topology) []dhalion.Action {
+			return []dhalion.Action{rescale(t, "parse", 4), knob(t, "--salt", "1", "4"), knob(t, "--batch", "10", "20"), rescale(t, "count", 2), rescale(t, "parse", 5)}
+		}},
+		{"a hook between", func(t dhalion.Topology) []dhalion.Action {
+			return []dhalion.Action{knob(t, "--salt", "1", "4"), relocation(t, "tm-2"), rescale(t, "count", 6)}
+		}},
+		{"the program's own parallelism", func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "1", "4")} }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, newDatabase(t))
+			id, _ := b.approvedPlan(b.draft(c.actions))
+			var dry struct{ Steps []apply.Step }
+			if err := json.Unmarshal([]byte(b.run("apply", id, "--dry-run", "-o", "json")), &dry); err != nil {
+				t.Fatal(err)
+			}
+			savepoint := regexp.MustCompile(`"savepointPath":"[^"]*"`)
+			line := func(method, path string, body []byte) string {
+				var compact bytes.Buffer
+				if err := json.Compact(&compact, body); err != nil {
+					t.Fatalf("%s: %v", body, err)
+				}
+				return method + " " + path + " " + savepoint.ReplaceAllString(compact.String(), `"savepointPath":"…"`)
+			}
+			b.run("apply", id, "--no-wait")
+			var sent []string
+			for _, r := range b.cluster.Requests() {
+				sent = append(sent, line(r.Method, r.Path, r.Body))
+			}
+			for _, s := range dry.Steps {
+				if s.Refused != "" {
+					t.Errorf("%s would be refused: %s", s.Text, s.Refused)
+				}
+				if s.Call == nil {
+					continue
+				}
+				for _, r := range s.Call.Requests {
+					said := line(r.Method, r.Path, r.Body)
+					switch {
+					case len(sent) > 0 && sent[0] == said:
+						sent = sent[1:]
+					case r.Where == "":
+						t.Fatalf("it said\n%s\nand sent\n%s", said, strings.Join(sent, "\n"))
+					}
+				}
+			}
+			if len(sent) > 0 {
+				t.Errorf("it did not say %q", sent)
+			}
+		})
+	}
+}
+
+// turning has dhalion.yaml say that knobs are set by a hook, which asks the bench to
+// start the job anew with --salt as it is told, or does nothing.
+func (b *bench) turning(works bool) {
+	b.t.Helper()
+	b.configured(oneJob)
+	text, err := os.ReadFile(b.config)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	script := filepath.Join(b.dir, "turn")
+	do := "exit 0\n"
+	if works {
+		do = fmt.Sprintf(`exec 3<>/dev/tcp/%s || exit 1
+printf 'POST /turn/%%s HTTP/1.0\r\n\r\n' "$1" >&3
+cat <&3 >/dev/null
+`, strings.Replace(strings.TrimPrefix(b.url, "http://"), ":", "/", 1))
+	}
+	b.write(script, "#!/bin/bash\n"+do, 0o700)
+	b.write(b.config, strings.Replace(string(text), "hooks:\n", fmt.Sprintf("hooks:\n  turn: {argv: [%q, \"{to}\"], timeout: 20s, does: set_knob}\n", script), 1), 0o600)
+}
+
+func TestAKnobThatAHookSetIsRememberedAndIsSetBackByIt(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "hooked"))
+	b.turning(true)
+	before := b.cluster.Live("orders").Run
+	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "1", "4")} }))
+	b.run("apply", id, "--no-wait")
+	live := b.cluster.Live("orders")
+	if live.Run == before || !slices.Equal(live.Arguments, []string{"--salt", "4", "--fast"}) {
+		t.Fatalf("run %s has arguments %v", live.Run, live.Arguments)
+	}
+	b.store(func(ctx context.Context, st *store.Store) error {
+		a, _, _ := b.app(time.Now)
+		for run, want := range map[string]string{before: "[--salt 1 --fast]", live.Run: "[--salt 4 --fast]"} {
+			if got, err := a.arguments(ctx, st, orders, run); err != nil || fmt.Sprint(got) != want {
+				t.Errorf("run %s was started with %v, not %s: %v", run, got, want, err)
+			}
+		}
+		return nil
+	})
+	b.undone(id)
+	if live := b.cluster.Live("orders"); !slices.Equal(live.Arguments, []string{"--salt", "1", "--fast"}) {
+		t.Errorf("it has arguments %v", live.Arguments)
+	}
+}
+
+func TestAHookThatStartsNothingAnewHasNotSetAKnob(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "idle"))
+	b.turning(false)
+	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "1", "4")} }))
+	// From when the hook has ended on every look at the clock takes some minutes.
+	var ended atomic.Bool
+	var looks atomic.Int64
+	a, _, errs := b.app(func() time.Time {
+		if ended.Load() {
+			looks.Add(1)
+		}
+		return time.Now().Add(time.Duration(looks.Load()) * settleIn / 2)
+	})
+	a.observe = func(p apply.Point) {
+		if p == apply.AfterConfirm {
+			ended.Store(true)
+		}
+	}
+	code := a.run(t.Context(), []string{"apply", id, "--no-wait"})
+	if state, why := b.state(id); code != exitFailure || state != "unclear" || !strings.Contains(why, "no other was started") {
+		t.Errorf("it ended with %d and is %s: %s %s", code, state, why, errs)
+	}
+}
+
+func TestAnAlertIsPrintedAndToldByAHook(t *testing.T) {
+	alert := func(t dhalion.Topology) dhalion.Action {
+		return dhalion.Action{Kind: dhalion.Alert, Target: dhalion.JobTarget(orders), Message: "checkpoints fail", Because: because("count"), Probability: .9,
+			Expect: dhalion.Expectation{Summary: "somebody looks"}, Affects: []dhalion.Affected{}}
+	}
+	for _, c := range []struct {
+		name    string
+		hook    string // what it does with the message; empty: there is none
+		more    bool   // whether the plan rescales, too
+		code    int
+		state   string
+		outcome string
+		told    string
+	}{
+		{"without a hook", "", false, exitDone, "applied", "applied checkpoints fail", ""},
+		{"by a hook", `printf '%s\n' "$1" >>"$2"`, true, exitDone, "applied", "applied checkpoints fail", "checkpoints fail\n"},
+		{"by a hook that fails", "exit 3", false, exitFailure, "failed", "failed checkpoints fail; hook page ended with 3", ""},
+		{"by a hook that fails, with a rescale", "exit 3", true, exitDone, "applied", "failed checkpoints fail; hook page ended with 3", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, newDatabase(t))
+			told := filepath.Join(b.dir, "told.txt")
+			if c.hook != "" {
+				text, err := os.ReadFile(b.config)
+				if err != nil {
+					t.Fatal(err)
+				}
+				script := filepath.Join(b.dir, "page")
+				b.write(script, "#!/bin/sh\n"+c.hook+"\n", 0o700)
+				b.write(b.config, strings.Replace(string(text), "hooks:\n", fmt.Sprintf("hooks:\n  page: {argv: [%q, \"{message}\", %q], does: alert}\n", script, told), 1), 0o600)
+			}
+			id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action {
+				if c.more {
+					return []dhalion.Action{alert(t), rescale(t, "count", 6)}
+				}
+				return []dhalion.Action{alert(t)}
+			}))
+			if dry := b.run("apply", id, "--dry-run"); c.hook != "" && !strings.Contains(dry, "/page 'checkpoints fail'") {
+				t.Errorf("the dry run does not say who is told: %s", dry)
+			}
+			said, code := b.try(time.Now, "apply", id, "--no-wait")
+			if state, why := b.state(id); code != c.code || state != c.state || !strings.Contains(said, "checkpoints fail") {
+				t.Errorf("it ended with %d and is %s (%s): %s", code, state, why, said)
+			}
+			noted := b.db.text(`SELECT applied || ' ' || detail FROM outcomes WHERE plan = $1 AND kind = 'alert'`, id)
+			if strings.Join(noted, ",") != c.outcome {
+				t.Errorf("it came to %q", noted)
+			}
+			if text, err := os.ReadFile(told); string(text) != c.told || err != nil && c.told != "" {
+				t.Errorf("it told %q, %v", text, err)
+			}
+			if c.more && b.count() != 6 {
+				t.Errorf("count has %d instances", b.count())
+			}
+		})
 	}
 }

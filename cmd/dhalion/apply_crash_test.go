@@ -99,6 +99,11 @@ func newBench(t *testing.T, db database) *bench {
 			b.cluster.Lose(worker)
 			return
 		}
+		if salt, ok := strings.CutPrefix(r.URL.Path, "/turn/"); ok {
+			b.cluster.SetState(b.cluster.Live("orders").Run, "CANCELED")
+			b.cluster.StartJar(b.cluster.Upload("shop.jar", shop), "--salt", salt, "--fast")
+			return
+		}
 		b.cluster.ServeHTTP(w, r)
 	}))
 	t.Cleanup(server.Close)
@@ -152,7 +157,7 @@ func (b *bench) live() map[dhalion.JobID]dhalion.Topology {
 		b.t.Fatal(err)
 	}
 	defer engine.close()
-	all, err := engine.topologies(context.Background(), time.Now)
+	all, _, err := engine.topologies(context.Background(), time.Now)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -267,9 +272,14 @@ func (b *bench) state(id string) (state, why string) {
 // settled waits until the job runs with what it was told.
 func (b *bench) settled() {
 	b.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !b.cluster.Settled("orders"); {
+	b.rests("orders")
+}
+
+func (b *bench) rests(job string) {
+	b.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !b.cluster.Settled(job); {
 		if time.Now().After(deadline) {
-			b.t.Fatal("the job does not come to rest")
+			b.t.Fatalf("%s does not come to rest", job)
 		}
 	}
 }

@@ -121,7 +121,7 @@ func ends(to dhalion.PlanState) func(b *bench) []string {
 				first = dhalion.PlanApplied
 			}
 			if to == dhalion.PlanAborted {
-				_, err := st.Abort(ctx, plan, "ann", "enough", "a test", time.Now())
+				_, err := st.Abort(ctx, plan, "ann", "enough", "a test", nil, time.Now())
 				return err
 			}
 			if err := st.End(ctx, lease, first, "as the test has it", nil, time.Now()); err != nil || first == to {
@@ -242,7 +242,7 @@ var refusals = []struct {
 		file := b.ruled(two, "")
 		id, _ := b.approved()
 		b.write(file, "name: shop\nextends: nothing\n", 0o600)
-		b.configured(oneJob)
+		b.configured("  []\n")
 		return []string{id}
 	}, 0, exitStale, "policy shop changed since"},
 	{"its policy's file is gone", func(b *bench) []string {
@@ -251,9 +251,16 @@ var refusals = []struct {
 		if err := os.Remove(file); err != nil {
 			b.t.Fatal(err)
 		}
-		b.configured(oneJob)
+		b.configured("  []\n")
 		return []string{id}
 	}, 0, exitStale, "policy shop changed since"},
+	{"dhalion.yaml names another policy for the job", func(b *bench) []string {
+		b.ruled("limits: {max_instances_touched: 1.0}\n", "")
+		id, _ := b.approved()
+		b.write(filepath.Join(b.dir, "strict.yaml"), "name: strict\nextends: default\nlimits: {max_instances_touched: 0.1}\n", 0o600)
+		b.configured(strings.Replace(oneJob, "    mode: propose\n", "    policy: strict.yaml\n    mode: propose\n", 1))
+		return []string{id}
+	}, 0, exitStale, "policy strict holds for the job now, and it was made by policy shop"},
 	{"another parameter", func(b *bench) []string {
 		id, _ := b.approved()
 		return []string{id, "--param", "target_utilisation=0.5"}
@@ -261,7 +268,7 @@ var refusals = []struct {
 	{"another policy", func(b *bench) []string {
 		id, _ := b.approved()
 		return []string{id, "--policy", "paper"}
-	}, 0, exitStale, "policy default changed since"},
+	}, 0, exitStale, "policy paper holds for the job now, and it was made by policy default"},
 	{"another model", func(b *bench) []string {
 		p := b.draft(one6)
 		p.Basis.Model = strings.Repeat("a", 64)
@@ -281,6 +288,11 @@ var refusals = []struct {
 		})
 	}), 0, exitStale, "it was marked as stale"},
 	{"a job on the worker that it does not list", relocating(two, "", false, nil), 0, exitStale, "prod/besides has instances on worker tm-2, too"},
+
+	{"a neighbour has more instances there than it says", relocating(two, "", true, func(b *bench) {
+		b.cluster.Rescale(b.cluster.Live("besides").Run, "lines", 8)
+		b.rests("besides")
+	}), 0, exitStale, "prod/besides has 2 of 8 instances on worker tm-2, and the plan speaks of 1 of 4"},
 
 	// Not approved.
 	{"nobody approved it", func(b *bench) []string {
@@ -347,6 +359,27 @@ var refusals = []struct {
 		b.write(filepath.Join(b.dir, "besides.policy.yaml"), fmt.Sprintf("name: besides\nextends: default\nlimits: {quiet_hours: %q}\n", hoursNow()), 0o600)
 		return relocating(two, "  - {match: prod/besides, policy: besides.policy.yaml, mode: propose}\n", true, nil)(b)
 	}, 0, exitNotApproved, "within the quiet hours of prod/besides"},
+	{"a neighbour of which the engine answers nothing", relocating(two, "", false, func(b *bench) {
+		run := b.cluster.Live("besides").Run
+		b.cluster.SetFault(func(method, path string) (f flinktest.Fault) {
+			if strings.HasPrefix(path, "/jobs/"+run) {
+				f.Status = 500
+			}
+			return f
+		})
+	}), 0, exitNotApproved, "whether prod/besides has instances on worker tm-2 is not known"},
+	{"a neighbour of which one vertex is not answered", relocating(two, "", true, func(b *bench) {
+		run := b.cluster.Live("besides").Run
+		b.cluster.SetFault(func(method, path string) (f flinktest.Fault) {
+			if strings.HasPrefix(path, "/jobs/"+run+"/vertices/") {
+				f.Status = 500
+			}
+			return f
+		})
+	}), 0, exitNotApproved, "whether prod/besides has instances on worker tm-2 is not known"},
+	{"a neighbour that restarts", relocating(two, "", false, func(b *bench) {
+		b.cluster.SetState(b.cluster.Live("besides").Run, "RESTARTING")
+	}), 0, exitNotApproved, "whether prod/besides has instances on worker tm-2 is not known"},
 	{"too many jobs", relocating("limits: {max_jobs_touched: 1}\n", "", true, nil), 0, exitNotApproved, "it touches 2 jobs, and policy shop allows 1"},
 	{"too many instances", func(b *bench) []string {
 		b.ruled("limits: {max_instances_touched: 0.5}\n", "")
@@ -453,4 +486,31 @@ func TestNoPlanIsAppliedThatIsStaleEditedExpiredOrNotRightlyApproved(t *testing.
 		})
 	}
 	rows.all.Wait()
+}
+
+func TestAPlanWhosePolicyWasNamedOnTheCommandLineKeepsIt(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, newDatabase(t))
+	file := filepath.Join(b.dir, "mine.yaml")
+	b.write(file, "name: mine\nextends: default\nlimits: {max_instances_touched: 1.0}\n", 0o600)
+	f := judgeFlags{policy: file, changed: func(flag string) bool { return flag == "policy" }}
+	if err := f.check(); err != nil {
+		t.Fatal(err)
+	}
+	p := b.draft(one6)
+	p.Policy, p.Basis.Policy = f.loaded.Name, f.loaded.Digest
+	var id string
+	b.store(func(ctx context.Context, st *store.Store) error {
+		a, _, _ := b.app(time.Now)
+		d, err := a.propose(ctx, st, p, f, "ann")
+		if err == nil {
+			id = d.id
+		}
+		return err
+	})
+	b.run("approve", id, "--as", "bob")
+	b.run("apply", id, "--no-wait")
+	if b.count() != 6 {
+		t.Errorf("count has %d instances", b.count())
+	}
 }

@@ -34,7 +34,12 @@ func find(ctx context.Context, st *store.Store, ref string) (*document, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &document{doc: row.Body, row: row}
+	return documentOf(row)
+}
+
+// documentOf is the document of a row.
+func documentOf(row *store.PlanRow) (d *document, err error) {
+	d = &document{doc: row.Body, row: row}
 	if d.plan, d.id, d.digest, err = planfile.Decode(row.Body, row.ID); err != nil {
 		return nil, err
 	}

@@ -115,6 +115,7 @@ func (f *judgeFlags) parameters() (map[string]string, error) {
 // between machines, and equal policies give equal plans.
 type policySource struct {
 	Policy string            `json:"policy"`
+	Named  bool              `json:"named,omitempty"` // on the command line, whatever dhalion.yaml says of the job
 	Params map[string]string `json:"params,omitempty"`
 	Window string            `json:"window,omitempty"`
 	Model  string            `json:"model,omitempty"` // where it was named and is not as the policy says
@@ -126,7 +127,7 @@ func (f *judgeFlags) source() (policySource, error) {
 	if err != nil {
 		return policySource{}, err
 	}
-	s := policySource{Policy: f.policy}
+	s := policySource{Policy: f.policy, Named: f.changed != nil && f.changed("policy")}
 	if s.Model, err = f.modelSource(); err != nil {
 		return policySource{}, err
 	}

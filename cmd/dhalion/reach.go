@@ -50,22 +50,36 @@ func (c *liveEngine) close() {
 	}
 }
 
-// topologies are those of the engine's jobs that run now, by one poll.
-func (c *liveEngine) topologies(ctx context.Context, now func() time.Time) (map[dhalion.JobID]dhalion.Topology, error) {
+// topologies are those of the engine's jobs that run now, by one poll. unseen are
+// the jobs that have not ended and of which it is not known where all their
+// instances are: their questions were not answered, or they are on their way up.
+func (c *liveEngine) topologies(ctx context.Context, now func() time.Time) (all map[dhalion.JobID]dhalion.Topology, unseen []dhalion.JobID, err error) {
 	poller := client.NewPoller(c.server, client.PollOptions{Every: 10 * time.Second, Now: now})
 	answers, err := poller.Poll(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("engine %s: %w", c.engine, err)
+		return nil, nil, fmt.Errorf("engine %s: %w", c.engine, err)
 	}
 	result, err := flink.NewAssembler(flink.Options{Engine: c.engine}).Poll(answers)
 	if err != nil {
-		return nil, fmt.Errorf("engine %s: %w", c.engine, err)
+		return nil, nil, fmt.Errorf("engine %s: %w", c.engine, err)
 	}
-	all := map[dhalion.JobID]dhalion.Topology{}
+	all = map[dhalion.JobID]dhalion.Topology{}
+	placed := map[string]bool{}
 	for _, t := range result.Topologies {
 		all[t.Job] = t.Topology
+		placed[t.Topology.Run] = len(t.Topology.Placement) == t.Topology.Instances()
 	}
-	return all, nil
+	overview, err := client.Decode[client.JobsOverview](answers[0].Body)
+	if err != nil {
+		return nil, nil, fmt.Errorf("engine %s: %w", c.engine, err)
+	}
+	for _, run := range overview.Jobs {
+		if !client.Terminal(run.State) && !placed[run.ID] {
+			unseen = append(unseen, dhalion.JobID(c.engine+"/"+client.Name(run.Name, client.First8(run.ID))))
+		}
+	}
+	slices.Sort(unseen)
+	return all, unseen, nil
 }
 
 // sharing are the jobs beside a plan's own on the workers from which it moves
@@ -73,16 +87,19 @@ func (c *liveEngine) topologies(ctx context.Context, now func() time.Time) (map[
 func sharing(p dhalion.Plan, all map[dhalion.JobID]dhalion.Topology) []apply.Sharing {
 	var found []apply.Sharing
 	for _, x := range p.Actions {
-		if x.Kind != dhalion.Relocate && x.Target.Kind != dhalion.KindWorker {
+		worker := apply.Leaves(x)
+		if worker == "" {
 			continue
 		}
-		worker := x.Target.Worker
-		if worker == "" {
-			worker = x.From.String()
-		}
 		for job, t := range all {
-			if job != p.Job && slices.ContainsFunc(t.Placement, func(at dhalion.Placement) bool { return at.Worker == worker }) {
-				found = append(found, apply.Sharing{Job: job, Worker: worker})
+			s := apply.Sharing{Job: job, Worker: worker, Of: t.Instances()}
+			for _, at := range t.Placement {
+				if at.Worker == worker {
+					s.Instances++
+				}
+			}
+			if job != p.Job && s.Instances > 0 {
+				found = append(found, s)
 			}
 		}
 	}
@@ -93,7 +110,8 @@ func sharing(p dhalion.Plan, all map[dhalion.JobID]dhalion.Topology) []apply.Sha
 }
 
 // arguments are those with which a run of a job was started, as far as is known:
-// what we started it with, else what dhalion.yaml says; nil when neither does.
+// what we started it with, or the hook that did last, else what dhalion.yaml says;
+// nil when none does.
 func (a *app) arguments(ctx context.Context, st *store.Store, job dhalion.JobID, run string) ([]string, error) {
 	ours, err := started(ctx, st, job)
 	if err != nil {
@@ -101,6 +119,16 @@ func (a *app) arguments(ctx context.Context, st *store.Store, job dhalion.JobID,
 	}
 	if with, ok := ours[run]; ok {
 		return with, nil
+	}
+	had, left, err := hooked(ctx, st, job)
+	if err != nil {
+		return nil, err
+	}
+	if with, ok := had[run]; ok {
+		return with, nil
+	}
+	if left != nil {
+		return left, nil
 	}
 	c, err := a.config()
 	if err != nil {
@@ -146,6 +174,18 @@ func (a *app) hand(ctx context.Context, st *store.Store, c *liveEngine, job dhal
 	if engine.Started, err = started(ctx, st, job); err != nil {
 		return nil, err
 	}
+	had, left, err := hooked(ctx, st, job)
+	if err != nil {
+		return nil, err
+	}
+	for run, with := range had {
+		if _, ours := engine.Started[run]; !ours {
+			engine.Started[run] = with
+		}
+	}
+	if engine.Start != nil && left != nil {
+		engine.Start.Arguments = left
+	}
 	return func(x dhalion.Action) (apply.Actuator, error) {
 		name, ok := conf.HookFor(x.Kind, job)
 		switch {
@@ -154,12 +194,11 @@ func (a *app) hand(ctx context.Context, st *store.Store, c *liveEngine, job dhal
 			does := &hook.Actuator{Name: name, Argv: h.Argv, Timeout: h.Timeout}
 			if x.Kind == dhalion.Relocate {
 				does.Settled = func(ctx context.Context, x dhalion.Action) (apply.Standing, string) {
-					worker := x.Target.Worker
-					if worker == "" {
-						worker = x.From.String()
-					}
-					return engine.Moved(ctx, worker)
+					return engine.Moved(ctx, apply.Leaves(x))
 				}
+			}
+			if x.Kind == dhalion.SetKnob || x.Kind == dhalion.Restart {
+				return &renewing{Actuator: does, engine: engine}, nil
 			}
 			return does, nil
 		case x.Kind == dhalion.Relocate || x.Kind == dhalion.Repartition:

@@ -13,7 +13,7 @@ import (
 func (a *app) resumable(ctx context.Context, st *store.Store, engine *liveEngine, d *document, f applyFlags) (*apply.Refusal, error) {
 	s := apply.State{Plan: d.plan, ID: d.id, Digest: d.digest, Now: a.now(), LiveEngine: true,
 		Row: &apply.Row{ID: d.row.ID, Digest: d.row.Digest, State: d.row.State, ProposedAt: d.row.ProposedAt}}
-	by, err := a.presentPolicy(ctx, st, d, f.judge)
+	by, err := a.madeBy(ctx, st, d, f.judge, true)
 	if err != nil {
 		return nil, err
 	}

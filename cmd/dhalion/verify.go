@@ -38,7 +38,7 @@ func (a *app) verify(ctx context.Context, st *store.Store, engine *liveEngine, d
 	if !expects {
 		return nil
 	}
-	by, err := a.presentPolicy(ctx, st, d, f.judge)
+	by, err := a.madeBy(ctx, st, d, f.judge, false)
 	if err != nil {
 		return err
 	}
@@ -100,14 +100,73 @@ func (a *app) judged(ctx context.Context, st *store.Store, engine *liveEngine, d
 	return a.reverse(ctx, st, engine, d, f, done)
 }
 
-// keepVerdict stores what a plan came to and what that teaches.
+// keepVerdict stores what a plan came to and what that teaches. What it answered to
+// held until its first call was sent: from then on the job was another one, although
+// it took its time to settle.
 func (a *app) keepVerdict(ctx context.Context, st *store.Store, d *document, v apply.Verdict, settled time.Time) error {
+	began := settled
+	entries, err := st.Entries(ctx, d.id)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.At.Before(began) {
+			began = e.At
+		}
+	}
 	a.at(apply.BeforeJudge)
-	_, err := st.Judge(ctx, d.id, v.State, v.Why, v.Outcomes, apply.Incidents(d.plan, d.id, v, settled), a.now())
+	_, err = st.Judge(ctx, d.id, v.State, v.Why, v.Outcomes, apply.Incidents(d.plan, d.id, v, began), a.now())
 	if err == nil {
 		a.at(apply.AfterJudge)
 	}
 	return err
+}
+
+// byPolicy is who undoes a plan by its policy.
+func byPolicy(p dhalion.Plan) string { return "policy " + p.Policy }
+
+// undoneFor is how long after its verdict a plan is undone that its policy has
+// undone, where nobody did: what the job is like later has other reasons.
+const undoneFor = 24 * time.Hour
+
+// toUndo reports whether a plan that was not met is still to be undone by its
+// policy: by its present one if that is the one that it was made by, and unless a
+// plan that undoes it was begun, or a person has the say on it.
+func (a *app) toUndo(ctx context.Context, st *store.Store, d *document, by judgedBy) (bool, error) {
+	if d.plan.Reverses != "" || by.policy == nil || by.digest != d.plan.Basis.Policy || !by.policy.Outcome.ReverseUnmet ||
+		a.now().Sub(d.row.StateSince) > undoneFor {
+		return false, nil
+	}
+	rows, err := st.Plans(ctx, store.PlanFilter{Reverses: d.id}, 0)
+	if err != nil {
+		return false, err
+	}
+	for _, row := range rows {
+		switch row.State {
+		case dhalion.PlanProposed, dhalion.PlanApproved, dhalion.PlanStale, dhalion.PlanExpired:
+			if row.Author != byPolicy(d.plan) || d.plan.FourEyes {
+				return false, nil
+			}
+		default:
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// reversal is the plan that undoes one in the name of its policy: the one that
+// waits already, else a new one.
+func (a *app) reversal(ctx context.Context, st *store.Store, d *document, f judgeFlags) (*document, error) {
+	rows, err := st.Plans(ctx, store.PlanFilter{Reverses: d.id, States: []dhalion.PlanState{dhalion.PlanProposed, dhalion.PlanApproved}}, 0)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		if row.Author == byPolicy(d.plan) && row.StateAt(a.now()) == row.State {
+			return documentOf(row)
+		}
+	}
+	return a.rollback(ctx, st, d, f, byPolicy(d.plan))
 }
 
 // reverse proposes the plan that undoes one, approves it in the name of the policy
@@ -122,7 +181,7 @@ func (a *app) reverse(ctx context.Context, st *store.Store, engine *liveEngine, 
 	if err != nil {
 		return err
 	}
-	undo, err := a.rollback(ctx, st, d, flags, "policy "+d.plan.Policy)
+	undo, err := a.reversal(ctx, st, d, flags)
 	if err != nil {
 		done.Hint = "it cannot be undone: " + err.Error()
 		return nil
@@ -131,15 +190,17 @@ func (a *app) reverse(ctx context.Context, st *store.Store, engine *liveEngine, 
 		done.Hint = "its policy has it undone, and asks for four eyes: " + command("approve", undo.id)
 		return nil
 	}
-	if undo.row, err = st.Approve(ctx, dhalion.Approval{Plan: undo.id, Digest: undo.digest, Person: "policy " + d.plan.Policy, At: a.now(), Note: "plan " + d.id + " was not met"}, false); err != nil {
+	if undo.row, err = st.Approve(ctx, dhalion.Approval{Plan: undo.id, Digest: undo.digest, Person: byPolicy(d.plan), At: a.now(), Note: "plan " + d.id + " was not met"}, false); err != nil {
 		return err
 	}
-	f.judge = flags
 	state, err := a.gateState(ctx, st, engine, undo, f)
 	if err != nil {
 		return err
 	}
 	if r := apply.Gate(state); r != nil {
+		if err := a.note(ctx, st, undo, r, f.judge.given()); err != nil {
+			return err
+		}
 		done.Hint = fmt.Sprintf("its policy has it undone by plan %s, which is refused: %s", undo.id, r.Reason)
 		return nil
 	}
@@ -159,7 +220,7 @@ func (a *app) flagsOf(ctx context.Context, st *store.Store, d *document, given j
 	if !ok {
 		source = policySource{Policy: d.plan.Policy}
 	}
-	f := judgeFlags{policy: source.Policy, model: source.Model, changed: func(string) bool { return true }}
+	f := judgeFlags{policy: source.Policy, model: source.Model, changed: func(flag string) bool { return flag != "policy" || source.Named }}
 	for key, value := range source.Params {
 		f.params = append(f.params, key+"="+value)
 	}

@@ -153,7 +153,7 @@ func TestWhatIsNoYAMLOrOfAnotherShapeIsRefusedWithItsLine(t *testing.T) {
 		"engines: {p: {url: 'http://'}}":          "the url names no host",
 		"engines: {p: {ca_file: ~/ca.pem}}":       "~ is the shell's",
 		"jobs: [{match: a/b}, {match: a/b}]":      `match "a/b" stands in line 1 already`,
-		"hooks: {k: {argv: [a], does: alert}}":    `does "alert" is none of relocate`,
+		"hooks: {k: {argv: [a], does: notify}}":   `does "notify" is none of alert, relocate`,
 		"jobs: [{match: a/b, start: {class: x}}]": "start has no jar",
 		"jobs: [{match: a/b, start: {jar: x, arguments: [[]]}}]": "an argument is a text, and this is a list",
 		"retention: 1h":  "1h is too short: at least 24h0m0s",

@@ -125,7 +125,7 @@ func (r *reader) hook(at, name string, n *yaml.Node) {
 }
 
 // hookKinds are the actions that a hook can do.
-var hookKinds = []string{string(dhalion.Relocate), string(dhalion.Repartition), string(dhalion.Restart), string(dhalion.SetKnob)}
+var hookKinds = []string{string(dhalion.Alert), string(dhalion.Relocate), string(dhalion.Repartition), string(dhalion.Restart), string(dhalion.SetKnob)}
 
 func (r *reader) start(at string, n *yaml.Node) *Start {
 	s := &Start{}
@@ -423,7 +423,7 @@ func (r *reader) database(n *yaml.Node) string {
 }
 
 // placeholders are the parts of a target that a hook's arguments can have.
-var placeholders = []string{"argument", "component", "instance", "job", "plan", "to", "worker"}
+var placeholders = []string{"argument", "component", "instance", "job", "message", "plan", "to", "worker"}
 
 var placeholder = regexp.MustCompile(`\{([A-Za-z_]+)\}`)
 

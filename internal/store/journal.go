@@ -69,6 +69,11 @@ func (s *Store) Begin(ctx context.Context, b apply.Beginning) (lease apply.Lease
 				return err
 			}
 		}
+		if b.Decided != "" {
+			if err := appendLog(ctx, tx, LogEntry{At: now, Job: row.Job, Plan: row.ID, Person: b.Person, Event: "decided", Detail: reason(b.Decided)}); err != nil {
+				return err
+			}
+		}
 		for _, job := range b.Jobs {
 			var epoch int64
 			if err := tx.QueryRow(ctx, `UPDATE leases SET plan = $2, holder = $3, until = clock_timestamp() + $4::interval, epoch = epoch + 1 WHERE job = $1 RETURNING epoch`,
@@ -268,15 +273,8 @@ func (s *Store) End(ctx context.Context, l apply.Lease, to dhalion.PlanState, wh
 		if err := setState(ctx, tx, row, []dhalion.PlanState{dhalion.PlanApplying}, to, why, "", now); err != nil {
 			return err
 		}
-		for _, o := range outcomes {
-			if _, err := tx.Exec(ctx, `
-				INSERT INTO outcomes (plan, action, job, kind, target, cause, applied, at, detail)
-				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-				ON CONFLICT (plan, action) DO UPDATE SET applied = excluded.applied, at = excluded.at, detail = excluded.detail
-				WHERE outcomes.judged IS NULL`,
-				row.ID, o.Action, o.Job, o.Kind, o.Target, o.Cause, o.Applied, micros(o.At), o.Detail); err != nil {
-				return fmt.Errorf("store: note outcome %d of plan %s: %w", o.Action, row.ID, err)
-			}
+		if err := noteOutcomes(ctx, tx, row.ID, outcomes); err != nil {
+			return err
 		}
 		_, err := tx.Exec(ctx, `UPDATE leases SET plan = NULL, holder = NULL, until = NULL WHERE plan = $1`, row.ID)
 		return err
@@ -287,8 +285,8 @@ func (s *Store) End(ctx context.Context, l apply.Lease, to dhalion.PlanState, wh
 // Abort ends a plan that is applying or unclear, by a person's word, and gives
 // its lease back. It returns *apply.HeldError while an applier holds the lease,
 // unless that is the one of whom it is known that he is dead, and *StateError for any
-// other plan. What was done stays done.
-func (s *Store) Abort(ctx context.Context, ref, person, why, dead string, now time.Time) (*PlanRow, error) {
+// other plan. What was done stays done, and is noted: the outcomes.
+func (s *Store) Abort(ctx context.Context, ref, person, why, dead string, outcomes []dhalion.Outcome, now time.Time) (*PlanRow, error) {
 	now = micros(now)
 	return s.changePlan(ctx, ref, func(tx pgx.Tx, row *PlanRow) error {
 		rows, err := tx.Query(ctx, `SELECT job, plan, holder, epoch, until FROM leases WHERE plan = $1 ORDER BY job FOR UPDATE`, row.ID)
@@ -310,6 +308,9 @@ func (s *Store) Abort(ctx context.Context, ref, person, why, dead string, now ti
 		}
 		from := []dhalion.PlanState{dhalion.PlanApplying, dhalion.PlanUnclear}
 		if err := setState(ctx, tx, row, from, dhalion.PlanAborted, why, person, now); err != nil {
+			return err
+		}
+		if err := noteOutcomes(ctx, tx, row.ID, outcomes); err != nil {
 			return err
 		}
 		_, err = tx.Exec(ctx, `UPDATE leases SET plan = NULL, holder = NULL, until = NULL, epoch = epoch + 1 WHERE plan = $1`, row.ID)

@@ -102,7 +102,7 @@ func TestTwoPlansOfOneJobNeverOverlap(t *testing.T) {
 		}
 	}
 	// A person ends a: b takes the job, and a can write nothing more.
-	if _, err := s.Abort(ctx, a.ID, "ann", "its machine is gone", "", now); err != nil {
+	if _, err := s.Abort(ctx, a.ID, "ann", "its machine is gone", "", nil, now); err != nil {
 		t.Fatal(err)
 	}
 	mustBegin(t, s, beginning(b, "two", now))
@@ -350,18 +350,22 @@ func TestAPersonEndsAPlanThatNobodyApplies(t *testing.T) {
 	s, url := withJob(t)
 	p := approved(t, s, `{"abort":1}`)
 	var state *StateError
-	if _, err := s.Abort(ctx, p.ID, "ann", "no more", "", noon); !errors.As(err, &state) {
+	if _, err := s.Abort(ctx, p.ID, "ann", "no more", "", nil, noon); !errors.As(err, &state) {
 		t.Errorf("a plan that was not begun was aborted: %v", err)
 	}
 	lease := mustBegin(t, s, beginning(p, "one", noon))
 	var held *apply.HeldError
-	if _, err := s.Abort(ctx, p.ID, "ann", "no more", "somebody else", noon.Add(time.Hour)); !errors.As(err, &held) {
+	if _, err := s.Abort(ctx, p.ID, "ann", "no more", "somebody else", nil, noon.Add(time.Hour)); !errors.As(err, &held) {
 		t.Errorf("a plan was aborted under its applier: %v", err)
 	}
 	lapse(t, url)
-	row, err := s.Abort(ctx, p.ID, "ann", "no more", "", noon)
+	done := []dhalion.Outcome{{Action: 0, Job: p.Job, Kind: dhalion.SetParallelism, Target: dhalion.ComponentTarget(p.Job, "counter"), Applied: "applied", At: noon, Detail: "it was done"}}
+	row, err := s.Abort(ctx, p.ID, "ann", "no more", "", done, noon)
 	if err != nil || row.State != dhalion.PlanAborted || row.Reason != "no more" {
 		t.Fatalf("plan %+v, %v", row, err)
+	}
+	if noted, err := s.Outcomes(ctx, OutcomeFilter{Plan: p.ID}, 0); err != nil || len(noted) != 1 || noted[0].Applied != "applied" || noted[0].Detail != "it was done" {
+		t.Errorf("what it came to: %+v, %v", noted, err)
 	}
 	var lost *apply.LostError
 	if err := s.Renew(ctx, lease, leaseFor); !errors.As(err, &lost) {
@@ -568,7 +572,7 @@ func TestAnApplierThatLostItsLeaseStopsBeforeItsNextCall(t *testing.T) {
 		if point == apply.AfterIntent { // it sleeps, and somebody else takes the job
 			now = now.Add(leaseFor)
 			lapse(t, url)
-			if _, err := s.Abort(ctx, p.ID, "ann", "it does not answer", "", now); err != nil {
+			if _, err := s.Abort(ctx, p.ID, "ann", "it does not answer", "", nil, now); err != nil {
 				t.Fatal(err)
 			}
 			mustBegin(t, s, beginning(other, "other", now))

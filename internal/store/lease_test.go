@@ -94,7 +94,7 @@ func TestARestartThatLosesItsLeaseWhileTheSavepointIsWrittenStartsNoRun(t *testi
 		if !taken && at.Sub(noon) > leaseFor+time.Second {
 			taken = true
 			lapse(t, url)
-			if _, err := s.Abort(ctx, p.ID, "ann", "its machine does not answer", "", at); err != nil {
+			if _, err := s.Abort(ctx, p.ID, "ann", "its machine does not answer", "", nil, at); err != nil {
 				t.Error(err)
 			}
 			mustBegin(t, s, beginning(other, "another machine", at))
@@ -168,6 +168,24 @@ func TestAJobWhoseNewRunDoesNotComeUpIsStartedAsItWas(t *testing.T) {
 				t.Errorf("where the savepoint is was not written down: %+v, %v", entries[0].Result, err)
 			}
 		})
+	}
+}
+
+func TestARunThatRestartsOnAndOnLeavesThePlanUnclearAndTellsTheSavepoint(t *testing.T) {
+	s, _ := withJob(t)
+	p := approved(t, s, `{"comes up":"never"}`)
+	b := newBed(t, s)
+	b.each = func(time.Time) {
+		if live := b.Live("words"); slices.Equal(live.Arguments, []string{"--salt", "4"}) {
+			b.SetState(live.Run, "RESTARTING")
+		}
+	}
+	report, err := b.applier("one").Apply(ctx, p.ID, saltFour(p.Job), false)
+	if err != nil || report.State != dhalion.PlanUnclear || !strings.Contains(report.Why, "is RESTARTING; it was started from savepoint file:/savepoints/") {
+		t.Errorf("it is %s (%s), %v", report.State, report.Why, err)
+	}
+	if ids, alive := b.RunsOf("words"); alive != 1 {
+		t.Errorf("of the runs %v %d are alive", ids, alive)
 	}
 }
 

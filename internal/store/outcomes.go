@@ -45,6 +45,21 @@ func (s *Store) Outcomes(ctx context.Context, f OutcomeFilter, limit int) ([]Out
 	return outcomes, nil
 }
 
+// noteOutcomes writes down what came of a plan's actions, where they are not judged.
+func noteOutcomes(ctx context.Context, tx pgx.Tx, plan string, outcomes []dhalion.Outcome) error {
+	for _, o := range outcomes {
+		if _, err := tx.Exec(ctx, `
+			INSERT INTO outcomes (plan, action, job, kind, target, cause, applied, at, detail)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+			ON CONFLICT (plan, action) DO UPDATE SET applied = excluded.applied, at = excluded.at, detail = excluded.detail
+			WHERE outcomes.judged IS NULL`,
+			plan, o.Action, o.Job, o.Kind, o.Target, o.Cause, o.Applied, micros(o.At), o.Detail); err != nil {
+			return fmt.Errorf("store: note outcome %d of plan %s: %w", o.Action, plan, err)
+		}
+	}
+	return nil
+}
+
 // argument is what an action sets, which only the plan's document says; other kinds
 // of action have none.
 const argument = `CASE WHEN o.kind IN ('set_knob', 'repartition') THEN coalesce(p.body::jsonb -> 'actions' -> o.action ->> 'argument', '') ELSE '' END`
@@ -110,6 +125,23 @@ func (s *Store) Done(ctx context.Context, job dhalion.JobID, limit int) ([]apply
 	rows, err := s.pool.Query(ctx, `
 		SELECT i.call FROM journal i JOIN journal c ON c.intent = i.id JOIN plans p ON p.id = i.plan
 		WHERE p.job = $1 AND c.result ->> 'outcome' = $2 AND i.call -> 'note' ->> 'next' <> '' ORDER BY i.id DESC LIMIT $3`, job, apply.Done, limit)
+	if err != nil {
+		return nil, fmt.Errorf("store: read journal of %s: %w", job, err)
+	}
+	intents, err := pgx.CollectRows(rows, pgx.RowTo[apply.Intent])
+	if err != nil {
+		return nil, fmt.Errorf("store: read journal of %s: %w", job, err)
+	}
+	return intents, nil
+}
+
+// Hooked lists the intents of hooks that started a job anew and are confirmed as
+// done, the newest first, at most limit of them: those with a note of what they left
+// it with.
+func (s *Store) Hooked(ctx context.Context, job dhalion.JobID, limit int) ([]apply.Intent, error) {
+	rows, err := s.pool.Query(ctx, `
+		SELECT i.call FROM journal i JOIN journal c ON c.intent = i.id JOIN plans p ON p.id = i.plan
+		WHERE p.job = $1 AND c.result ->> 'outcome' = $2 AND i.call -> 'note' -> 'left' IS NOT NULL ORDER BY i.id DESC LIMIT $3`, job, apply.Done, limit)
 	if err != nil {
 		return nil, fmt.Errorf("store: read journal of %s: %w", job, err)
 	}

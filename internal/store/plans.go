@@ -64,8 +64,9 @@ func (p *PlanRow) StateAt(now time.Time) dhalion.PlanState {
 
 // PlanFilter says which plans are wanted; an empty field does not restrict.
 type PlanFilter struct {
-	Job    dhalion.JobID
-	States []dhalion.PlanState
+	Job      dhalion.JobID
+	States   []dhalion.PlanState
+	Reverses string // the full id of the plan that they undo
 }
 
 // SavePlan stores a plan as proposed at now. Planning the same again finds the
@@ -175,8 +176,8 @@ func (s *Store) Plan(ctx context.Context, ref string) (row *PlanRow, err error) 
 func (s *Store) Plans(ctx context.Context, f PlanFilter, limit int) (plans []*PlanRow, err error) {
 	err = pgx.BeginTxFunc(ctx, s.pool, reading, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, `SELECT `+planColumns+` FROM plans
-			WHERE ($1 = '' OR job = $1) AND (cardinality($2::text[]) = 0 OR state = ANY ($2))
-			ORDER BY proposed_at DESC, id LIMIT nullif($3::bigint, 0)`, f.Job, texts(f.States), limit)
+			WHERE ($1 = '' OR job = $1) AND (cardinality($2::text[]) = 0 OR state = ANY ($2)) AND ($4 = '' OR reverses = $4)
+			ORDER BY proposed_at DESC, id LIMIT nullif($3::bigint, 0)`, f.Job, texts(f.States), limit, f.Reverses)
 		if err != nil {
 			return err
 		}

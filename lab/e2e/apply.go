@@ -141,7 +141,7 @@ func sizes(ctx context.Context, b *bench) (err error) {
 	}
 	_ = killed.Wait()
 	l.say("the applier is killed, and taken up")
-	if _, err := l.run(ctx, 4, "apply", down.file); err != nil {
+	if _, err := l.run(ctx, 7, "apply", down.file); err != nil {
 		return fmt.Errorf("taken up without --resume: %w", err)
 	}
 	if err := l.carry(ctx, down, "met", "--resume"); err != nil {

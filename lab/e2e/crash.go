@@ -86,7 +86,9 @@ func crash(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	c.plan, c.restart = p, true
-	for _, at := range []apply.Point{apply.BeforeIntent, apply.AfterIntent, apply.BeforeAct, apply.AfterAct, apply.BeforeConfirm, apply.AfterConfirm} {
+	// Between its first and its second request the job is stopped and not yet started.
+	for _, at := range []apply.Point{apply.BeforeIntent, apply.AfterIntent, apply.BeforeAct, apply.AfterAct, apply.BeforeConfirm, apply.AfterConfirm,
+		apply.BeforeIntent + ":2", apply.BeforeAct + ":2", apply.AfterAct + ":2", apply.BeforeConfirm + ":2"} {
 		if err := c.killed(ctx, string(at), 0); err != nil {
 			return fmt.Errorf("restart at %s: %w", at, err)
 		}
