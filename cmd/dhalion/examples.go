@@ -171,6 +171,7 @@ func (l *lesson) examples(ctx context.Context, st *store.Store, judged func()) (
 		if e.Family == "" {
 			e.Family = string(l.job)
 		}
+		e.Certainty = min(e.Certainty, in.Certainty)
 		if e.Incident == "" {
 			e.Incident = fmt.Sprintf("%s %s", l.job, stamp(in.Start))
 		}

@@ -397,8 +397,8 @@ on the score says little: leave a family out of train (--holdout) and score it o
 				if err != nil {
 					return err
 				}
-				examples = slices.DeleteFunc(examples, func(e diagnose.Example) bool {
-					return e.Certainty < 1 || family != "" && e.Family != family && e.Run != family
+				examples = slices.DeleteFunc(sure(examples), func(e diagnose.Example) bool {
+					return family != "" && e.Family != family && e.Run != family
 				})
 				if len(examples) == 0 {
 					return usagef("--family %q is no family and no job of the labelled incidents", family)

@@ -104,6 +104,9 @@ func (t *training) train(ctx context.Context, examples []diagnose.Example, names
 		if len(out) == 0 {
 			return usagef("--holdout %q is no family and no job of the incidents", holdout)
 		}
+		if out = sure(out); len(out) == 0 {
+			return usagef("--holdout %q: none of its incidents is sure, and the others are no measure", holdout)
+		}
 		examples = in
 	}
 	trials := diagnose.Trials(examples)
@@ -165,6 +168,12 @@ func each(examples []diagnose.Example, ask func([]diagnose.Case) []float64) [][]
 		p[i] = ask(e.Cases)
 	}
 	return p
+}
+
+// sure are the examples that a model may be scored by: a judged outcome is what a plan
+// thought of itself.
+func sure(examples []diagnose.Example) []diagnose.Example {
+	return slices.DeleteFunc(examples, func(e diagnose.Example) bool { return e.Certainty < 1 })
 }
 
 func metrics(s diagnose.Assessment) map[string]float64 {
