@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/csv"
 	"encoding/json"
@@ -61,15 +62,7 @@ all, and a second time changes nothing. The jobs' histories must be known first.
 				}
 				var all []came
 				for _, name := range args {
-					data, err := os.ReadFile(name)
-					if err != nil {
-						return err
-					}
-					l := labelReader{engine: engine, source: source, certainty: certainty, name: name, components: map[dhalion.JobID][]string{}, ctx: ctx, st: st}
-					if l.source == "" {
-						l.source = "import " + filepath.Base(name)
-					}
-					incidents, err := l.read(data)
+					incidents, err := labelReader{engine: engine, source: source, certainty: certainty, name: name, ctx: ctx, st: st}.file()
 					if err != nil {
 						return err
 					}
@@ -111,9 +104,13 @@ func (a *app) named(as string) string {
 func labelled(err error) error {
 	var missing *store.NotFoundError
 	if errors.As(err, &missing) && missing.What == "job" {
-		return hinted(fmt.Errorf("incidents: nothing is known of job %s", missing.Ref), "ingest its history first: dhalion ingest FILE")
+		return unknownJob(dhalion.JobID(missing.Ref))
 	}
 	return err
+}
+
+func unknownJob(job dhalion.JobID) error {
+	return hinted(fmt.Errorf("incidents: nothing is known of job %s", job), "ingest its history first: dhalion ingest FILE")
 }
 
 // labelReader reads the labels of one file.
@@ -121,9 +118,33 @@ type labelReader struct {
 	engine, source, name string
 	certainty            float64
 	components           map[dhalion.JobID][]string
+	jobs                 []store.JobInfo // that are known
 
 	ctx context.Context
 	st  *store.Store
+}
+
+// file are the labels of the file of that name.
+func (l labelReader) file() ([]store.Incident, error) {
+	data, err := os.ReadFile(l.name)
+	if err != nil {
+		return nil, err
+	}
+	if l.source == "" {
+		l.source = "import " + filepath.Base(l.name)
+	}
+	l.components = map[dhalion.JobID][]string{}
+	if l.jobs, err = l.st.Jobs(l.ctx); err != nil {
+		return nil, err
+	}
+	return l.read(data)
+}
+
+func (l *labelReader) known(job dhalion.JobID) error {
+	if !slices.ContainsFunc(l.jobs, func(j store.JobInfo) bool { return j.ID == job }) {
+		return unknownJob(job)
+	}
+	return nil
 }
 
 func (l *labelReader) read(data []byte) ([]store.Incident, error) {
@@ -151,7 +172,7 @@ func (l *labelReader) json(data []byte) ([]store.Incident, error) {
 		return nil, fmt.Errorf("%s: it is no file of incidents of version 1", l.name)
 	}
 	for i, in := range e.Incidents {
-		if err := check(in); err != nil {
+		if err := cmp.Or(check(in), l.known(in.Job)); err != nil {
 			return nil, fmt.Errorf("%s: incident %d: %w", l.name, i+1, err)
 		}
 	}
@@ -230,6 +251,9 @@ func (l *labelReader) row(get func(column string) string) (in store.Incident, co
 		job = l.engine + "/" + job
 	}
 	in.Job, in.Certainty, in.Source, in.Note, in.Name = dhalion.JobID(job), l.certainty, l.source, get("note"), get("incident")
+	if err := l.known(in.Job); err != nil {
+		return in, "job", err
+	}
 	if in.Family = get("family"); in.Family == "" {
 		in.Family = get("shape")
 	}

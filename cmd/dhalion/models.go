@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -373,14 +375,19 @@ func (a *app) modelsImport() *cobra.Command {
 
 func (a *app) evaluateModelCommand() *cobra.Command {
 	var f judgeFlags
-	family := ""
+	family, file, engine := "", "", "file"
 	c := &cobra.Command{
 		Use:   "evaluate-model MODEL",
-		Short: "Score a model on the labelled incidents, beside the rules alone",
-		Long: `Score a model on the labelled incidents, beside the rules alone. Of those that it was trained
-on the score says little: leave a family out of train (--holdout) and score it on that.`,
-		Example: "  dhalion evaluate-model active\n  dhalion evaluate-model 3f2a --family orders -o json",
-		Args:    one("MODEL"),
+		Short: "Score a model on labelled incidents, beside the rules alone",
+		Long: `Score a model on the labelled incidents, beside the rules alone. With --incidents a file of
+labels is taken in their place, in the formats that incidents import reads; nothing of it is
+kept, and the jobs' histories must be known. Labels that are not sure are left out. Of
+incidents that it was trained on the score says little: leave a family out of train
+(--holdout) and score it on that, or on labels that train has not seen.`,
+		Example: `  dhalion evaluate-model active
+  dhalion evaluate-model 3f2a --incidents july.csv
+  dhalion evaluate-model 3f2a --family orders -o json`,
+		Args: one("MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err
@@ -393,15 +400,32 @@ on the score says little: leave a family out of train (--holdout) and score it o
 				if m == nil {
 					return fmt.Errorf("models: %s is no model: the rules answer alone", args[0])
 				}
-				examples, err := a.examples(ctx, st, f, true)
-				if err != nil {
-					return err
+				var incidents []store.Incident
+				if file == "" {
+					if incidents, err = labels(ctx, st, true); err != nil {
+						return fmt.Errorf("evaluate-model: %w", err)
+					}
+				} else {
+					if incidents, err = (labelReader{engine: engine, certainty: 1, name: file, ctx: ctx, st: st}).file(); err != nil {
+						return fmt.Errorf("evaluate-model: %w", err)
+					}
+					// The order of a file's rows shall not change what is asked, nor what is summed.
+					slices.SortStableFunc(incidents, func(a, b store.Incident) int {
+						return cmp.Or(a.Start.Compare(b.Start), a.End.Compare(b.End), cmp.Compare(a.Cause, b.Cause))
+					})
 				}
-				examples = slices.DeleteFunc(sure(examples), func(e diagnose.Example) bool {
-					return family != "" && e.Family != family && e.Run != family
-				})
-				if len(examples) == 0 {
-					return usagef("--family %q is no family and no job of the labelled incidents", family)
+				examples, err := a.examples(ctx, st, f, incidents)
+				if err != nil {
+					return fmt.Errorf("evaluate-model: %w", err)
+				}
+				if family != "" {
+					examples = slices.DeleteFunc(examples, func(e diagnose.Example) bool { return e.Family != family && e.Run != family })
+					if len(examples) == 0 {
+						return usagef("--family %q is no family and no job of the labelled incidents", family)
+					}
+				}
+				if examples = sure(examples); len(examples) == 0 {
+					return errors.New("evaluate-model: none of the labels is sure, and the others are no measure")
 				}
 				scores := map[string]diagnose.Assessment{
 					"rules": diagnose.Assess(examples, each(examples, diagnose.ByRules)),
@@ -420,5 +444,7 @@ on the score says little: leave a family out of train (--holdout) and score it o
 	}
 	a.policyFlags(c, &f)
 	c.Flags().StringVar(&family, "family", "", "only this `family`, or job")
+	c.Flags().StringVar(&file, "incidents", "", "the labels of this `file`, CSV or JSON, in place of those that are kept")
+	c.Flags().StringVar(&engine, "engine", engine, "first part of the ids of jobs that the file names without one")
 	return c
 }

@@ -45,9 +45,13 @@ certainty, and never scored by.`,
 				return usagef("--learner %q is none of %s, all", learner, strings.Join(slices.Sorted(maps.Keys(diagnose.Learners())), ", "))
 			}
 			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
-				examples, err := a.examples(ctx, st, f, noOutcomes)
+				incidents, err := labels(ctx, st, noOutcomes)
 				if err != nil {
-					return err
+					return fmt.Errorf("train: %w", err)
+				}
+				examples, err := a.examples(ctx, st, f, incidents)
+				if err != nil {
+					return fmt.Errorf("train: %w", err)
 				}
 				t := training{app: a, seed: seed, Tried: map[string]diagnose.Assessment{}}
 				if err := t.train(ctx, examples, names, holdout); err != nil {
