@@ -53,13 +53,13 @@ func (a *app) modelsList() *cobra.Command {
 				if err != nil {
 					return fmt.Errorf("models: %w", err)
 				}
-				all = append(all, store.ModelRow{ID: own.ID, About: about, Person: "built in", Bytes: len(builtInModel)})
+				all = append(all, store.ModelRow{ID: own.ID, About: about, Schema: diagnose.Schema(), Person: "built in", Bytes: len(builtInModel)})
 				if a.json() {
 					return a.writeJSON(struct {
 						Models []store.ModelRow `json:"models"`
 					}{all})
 				}
-				t := &table{head: []string{"model", "active", "made", "by", "learner", "incidents", "log loss", "note"}, wide: 7}
+				t := &table{head: []string{"model", "active", "made", "by", "learner", "incidents", "log loss", "schema", "note"}, wide: 8}
 				for _, m := range all {
 					var about diagnose.About
 					if err := json.Unmarshal(m.About, &about); err != nil {
@@ -75,7 +75,7 @@ func (a *app) modelsList() *cobra.Command {
 					if v, ok := about.Metrics["log_loss"]; ok {
 						loss = fmt.Sprintf("%.4f", v)
 					}
-					t.add(m.ID, active, made, m.Person, about.Learner, fmt.Sprint(about.Incidents), loss, m.Note)
+					t.add(m.ID, active, made, m.Person, about.Learner, fmt.Sprint(about.Incidents), loss, cmp.Or(fmt.Sprintf("%.12s", m.Schema), "–"), m.Note)
 				}
 				a.table("", t)
 				return nil
@@ -136,13 +136,14 @@ func (a *app) modelsShow() *cobra.Command {
 				if a.json() {
 					return a.writeJSON(struct {
 						ID         string            `json:"id"`
+						Schema     string            `json:"schema"`
 						About      diagnose.About    `json:"about"`
 						Judges     []string          `json:"judges"`
 						Promotions []store.Promotion `json:"promotions"`
-					}{m.ID, m.About, m.Judges(), list(promotions)})
+					}{m.ID, diagnose.Schema(), m.About, m.Judges(), list(promotions)})
 				}
 				a.printf("Model %s, a %s (seed %d), of %d incidents and %d windows of %s.\n", m.ID, m.About.Learner, m.About.Seed, m.About.Incidents, m.About.Windows, strings.Join(m.About.Families, ", "))
-				a.printf("Data %.12s. It judges %s.\n", m.About.Data, strings.Join(m.Judges(), ", "))
+				a.printf("Data %.12s, vectors of schema %.12s. It judges %s.\n", m.About.Data, diagnose.Schema(), strings.Join(m.Judges(), ", "))
 				a.sideBySide([]string{m.ID}, []diagnose.About{m.About})
 				for _, p := range promotions {
 					a.printf("%s  made active by %s %s\n", when(p.At), plain(p.Person), plain(p.Note))
@@ -262,7 +263,7 @@ func (a *app) keepBuiltIn(ctx context.Context, st *store.Store, as string) error
 	if err != nil {
 		return err
 	}
-	_, err = st.SaveModel(ctx, own.ID, builtInModel, own.About, a.named(as), "it came with the program", a.now())
+	_, err = st.SaveModel(ctx, own.ID, builtInModel, own.About, diagnose.Schema(), a.named(as), "it came with the program", a.now())
 	return err
 }
 
@@ -348,7 +349,7 @@ func (a *app) modelsImport() *cobra.Command {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
-				added, err := st.SaveModel(ctx, m.ID, artefact, m.About, a.named(as), note, a.now())
+				added, err := st.SaveModel(ctx, m.ID, artefact, m.About, diagnose.Schema(), a.named(as), note, a.now())
 				if err != nil {
 					return err
 				}

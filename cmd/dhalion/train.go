@@ -57,7 +57,7 @@ certainty, and never scored by.`,
 				if err := t.train(ctx, examples, names, holdout); err != nil {
 					return err
 				}
-				if _, err := st.SaveModel(ctx, t.model.ID, t.artefact, t.model.About, a.named(as), note, a.now()); err != nil {
+				if _, err := st.SaveModel(ctx, t.model.ID, t.artefact, t.model.About, diagnose.Schema(), a.named(as), note, a.now()); err != nil {
 					return err
 				}
 				if promote {
