@@ -53,7 +53,13 @@ func (a *app) modelsList() *cobra.Command {
 				if err != nil {
 					return fmt.Errorf("models: %w", err)
 				}
-				all = append(all, store.ModelRow{ID: own.ID, About: about, Schema: diagnose.Schema(), Person: "built in", Bytes: len(builtInModel)})
+				// Promoted once, it is in the registry, too.
+				if !slices.ContainsFunc(all, func(m store.ModelRow) bool { return m.ID == own.ID }) {
+					all = append(all, store.ModelRow{ID: own.ID, About: about, Schema: diagnose.Schema(), Person: "built in", Bytes: len(builtInModel)})
+				}
+				if !slices.ContainsFunc(all, func(m store.ModelRow) bool { return m.Active }) {
+					all[slices.IndexFunc(all, func(m store.ModelRow) bool { return m.ID == own.ID })].Active = true
+				}
 				if a.json() {
 					return a.writeJSON(struct {
 						Models []store.ModelRow `json:"models"`

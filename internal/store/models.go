@@ -15,7 +15,7 @@ type ModelRow struct {
 	ID        string          `json:"id"`
 	About     json.RawMessage `json:"about"`
 	Schema    string          `json:"schema,omitempty"` // digest of its vectors' schemas; empty: not known
-	CreatedAt time.Time       `json:"created_at"`
+	CreatedAt time.Time       `json:"created_at,omitzero"`
 	Person    string          `json:"person"`
 	Note      string          `json:"note,omitempty"`
 	Bytes     int             `json:"bytes"`
