@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -60,17 +59,24 @@ func (a *app) modelsList() *cobra.Command {
 				if !slices.ContainsFunc(all, func(m store.ModelRow) bool { return m.Active }) {
 					all[slices.IndexFunc(all, func(m store.ModelRow) bool { return m.ID == own.ID })].Active = true
 				}
+				abouts := make([]diagnose.About, len(all))
+				for i, m := range all {
+					if err := json.Unmarshal(m.About, &abouts[i]); err != nil {
+						return fmt.Errorf("models: %s: %w", m.ID, err)
+					}
+					abouts[i] = told(abouts[i])
+					if all[i].About, err = json.Marshal(abouts[i]); err != nil {
+						return fmt.Errorf("models: %s: %w", m.ID, err)
+					}
+				}
 				if a.json() {
 					return a.writeJSON(struct {
 						Models []store.ModelRow `json:"models"`
 					}{all})
 				}
 				t := &table{head: []string{"model", "active", "made", "by", "learner", "incidents", "log loss", "schema", "note"}, wide: 8}
-				for _, m := range all {
-					var about diagnose.About
-					if err := json.Unmarshal(m.About, &about); err != nil {
-						return fmt.Errorf("models: %s: %w", m.ID, err)
-					}
+				for i, m := range all {
+					about := abouts[i]
 					active, made, loss := "", "", "–"
 					if m.Active {
 						active = "active"
@@ -146,11 +152,11 @@ func (a *app) modelsShow() *cobra.Command {
 						About      diagnose.About    `json:"about"`
 						Judges     []string          `json:"judges"`
 						Promotions []store.Promotion `json:"promotions"`
-					}{m.ID, diagnose.Schema(), m.About, m.Judges(), list(promotions)})
+					}{m.ID, diagnose.Schema(), told(m.About), m.Judges(), list(promotions)})
 				}
 				a.printf("Model %s, a %s (seed %d), of %d incidents and %d windows of %s.\n", m.ID, m.About.Learner, m.About.Seed, m.About.Incidents, m.About.Windows, strings.Join(m.About.Families, ", "))
 				a.printf("Data %.12s, vectors of schema %.12s. It judges %s.\n", m.About.Data, diagnose.Schema(), strings.Join(m.Judges(), ", "))
-				a.sideBySide([]string{m.ID}, []diagnose.About{m.About})
+				a.sideBySide([]string{m.ID}, []diagnose.About{told(m.About)})
 				for _, p := range promotions {
 					a.printf("%s  made active by %s %s\n", when(p.At), plain(p.Person), plain(p.Note))
 				}
@@ -160,28 +166,48 @@ func (a *app) modelsShow() *cobra.Command {
 	}
 }
 
+// told is what a model says of itself, its scores under the names of this program.
+func told(about diagnose.About) diagnose.About {
+	about.Metrics = about.Scores()
+	return about
+}
+
 func (a *app) sideBySide(names []string, abouts []diagnose.About) {
-	keys := map[string]bool{}
-	for _, about := range abouts {
-		for k := range about.Metrics {
-			keys[k] = true
-		}
-	}
-	if len(keys) == 0 {
-		return
-	}
 	t := &table{head: append([]string{""}, names...), wide: 0}
-	for _, k := range slices.Sorted(maps.Keys(keys)) {
-		row := []string{strings.ReplaceAll(k, "_", " ")}
+	row := func(name string, cell func(m map[string]float64) (text string, ok bool)) {
+		line, known := []string{name}, false
 		for _, about := range abouts {
-			v, ok := about.Metrics[k]
-			text := "–"
-			if ok {
-				text = planfile.Quantity(v)
+			text, ok := cell(about.Metrics)
+			if !ok {
+				text = "–"
 			}
-			row = append(row, text)
+			line, known = append(line, text), known || ok
 		}
-		t.add(row...)
+		if known {
+			t.add(line...)
+		}
+	}
+	number := func(key string) func(map[string]float64) (string, bool) {
+		return func(m map[string]float64) (string, bool) {
+			v, ok := m[key]
+			return planfile.Quantity(v), ok
+		}
+	}
+	// of is a count beside that of all: models are rarely scored on equally many.
+	of := func(key, all string) func(map[string]float64) (string, bool) {
+		return func(m map[string]float64) (string, bool) {
+			v, ok := m[key]
+			return fmt.Sprintf("%.0f/%.0f", v, m[all]), ok && m[all] > 0
+		}
+	}
+	row("log loss", number("log_loss"))
+	row("calibration error", number("calibration_error"))
+	row("first is right", of("first_right", "incidents"))
+	row("compounds are right", of("compounds_right", "compounds"))
+	row("false alarms", of("alarms", "quiet"))
+	row("windows", number("windows"))
+	if len(t.rows) == 0 {
+		return
 	}
 	a.printf("\n")
 	a.table("  ", t)
@@ -191,8 +217,10 @@ func (a *app) modelsCompare() *cobra.Command {
 	return &cobra.Command{
 		Use:   "compare MODEL MODEL",
 		Short: "Show the scores of two models side by side",
-		Long: `Show the scores of two models side by side, each as it was when it was trained. On the same
-incidents they are compared by evaluate-model.`,
+		Long: `Show the scores of two models side by side, each as it was when it was trained: what train
+keeps is asked at the end of each incident, the program's own was asked a minute into
+moderate and strong ones of one cause. On the same incidents they are compared by
+evaluate-model.`,
 		Example: "  dhalion models compare default 3f2a",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 2 {
@@ -212,7 +240,7 @@ incidents they are compared by evaluate-model.`,
 					if m == nil {
 						return fmt.Errorf("models: %s is no model: the rules answer alone", ref)
 					}
-					abouts, ids = append(abouts, m.About), append(ids, m.ID)
+					abouts, ids = append(abouts, told(m.About)), append(ids, m.ID)
 				}
 				if a.json() {
 					type row struct {

@@ -143,7 +143,7 @@ func (t *training) train(ctx context.Context, examples []diagnose.Example, names
 	if t.model, err = t.fit(ctx, examples, t.Learner, t.Learner+", on all"); err != nil {
 		return err
 	}
-	t.model.About.Metrics = metrics(t.Tried[t.Learner])
+	t.model.About.Metrics = t.Tried[t.Learner].Metrics()
 	if holdout != "" {
 		score := diagnose.Assess(out, each(out, t.model.Probabilities))
 		t.Holdout = &score
@@ -178,14 +178,6 @@ func each(examples []diagnose.Example, ask func([]diagnose.Case) []float64) [][]
 // thought of itself.
 func sure(examples []diagnose.Example) []diagnose.Example {
 	return slices.DeleteFunc(examples, func(e diagnose.Example) bool { return e.Certainty < 1 })
-}
-
-func metrics(s diagnose.Assessment) map[string]float64 {
-	if s.Windows == 0 {
-		return nil
-	}
-	return map[string]float64{"log_loss": s.LogLoss, "calibration_error": s.CalibrationError, "windows": float64(s.Windows),
-		"first_right": float64(s.First), "incidents": float64(s.Incidents), "alarms": float64(s.Alarms), "quiet": float64(s.Quiet)}
 }
 
 func (t *training) tell(promoted bool) error {
