@@ -18,19 +18,25 @@ import (
 
 func (a *app) trainCommand() *cobra.Command {
 	var f judgeFlags
-	learner, holdout, note, as := "booster", "", "", ""
+	learner, holdout, note, as := "all", "", "", ""
 	seed, noOutcomes, promote := uint64(1), false, false
 	c := &cobra.Command{
 		Use:   "train",
 		Short: "Learn to diagnose from incidents",
 		Long: `Learn to diagnose from the incidents that are known (dhalion incidents), and keep the model.
-Each learner is tried on kinds of job (families; else jobs) that it has not seen, and where
+All learners are tried, and that of the least log loss is kept: booster, forest and logistic;
+beside them golearn's cart and naive-bayes, which are not kept. --learner tries one alone.
+Each is tried on kinds of job (families; else jobs) that it has not seen, and where
 there is one alone on what came after all that it learned from; beside the rules alone. What
 is kept is trained on all. With --holdout one family is left out of
 everything, and the model is scored on it. Judged outcomes are learned from with their
-certainty, and never scored by.`,
+certainty, and never scored by.
+
+Eleven incidents of two families take some four seconds on two cores, with the booster alone
+two; two hundred of five families take the booster alone some minutes, and all learners
+longer. A family more is a fit of everything more.`,
 		Example: `  dhalion train
-  dhalion train --learner all --seed 7
+  dhalion train --learner booster --seed 7
   dhalion train --holdout orders --no-outcomes -o json
   dhalion train --promote --note "after the June incidents"`,
 		Args: none,
@@ -70,7 +76,7 @@ certainty, and never scored by.`,
 		},
 	}
 	a.policyFlags(c, &f)
-	c.Flags().StringVar(&learner, "learner", learner, "booster, forest, logistic, or all: that of the least log loss is kept; beside them golearn's cart and naive-bayes are tried")
+	c.Flags().StringVar(&learner, "learner", learner, "booster, forest or logistic alone, or all: that of the least log loss is kept")
 	c.Flags().Uint64Var(&seed, "seed", seed, "of all that is drawn: equal incidents and seeds give equal models")
 	c.Flags().StringVar(&holdout, "holdout", "", "leave this `family` (or job) out, and score the model on it")
 	c.Flags().BoolVar(&noOutcomes, "no-outcomes", false, "leave incidents out that come from judged outcomes")
