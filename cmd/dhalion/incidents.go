@@ -20,6 +20,7 @@ import (
 
 	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/internal/store"
+	"github.com/dhalion-go/dhalion/models"
 	"github.com/dhalion-go/dhalion/plan/planfile"
 )
 
@@ -164,19 +165,29 @@ type incidentsFile struct {
 func (l *labelReader) json(data []byte) ([]store.Incident, error) {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
-	var e incidentsFile
+	var e struct {
+		Version   int               `json:"version"`
+		Incidents []json.RawMessage `json:"incidents"`
+	}
 	if err := d.Decode(&e); err != nil {
 		return nil, fmt.Errorf("%s:%d: %w", l.name, 1+bytes.Count(data[:min(len(data), int(d.InputOffset()))], []byte("\n")), err)
 	}
 	if e.Version != 1 || d.More() {
 		return nil, fmt.Errorf("%s: it is no file of incidents of version 1", l.name)
 	}
-	for i, in := range e.Incidents {
-		if err := cmp.Or(check(in), l.known(in.Job)); err != nil {
-			return nil, fmt.Errorf("%s: incident %d: %w", l.name, i+1, err)
+	all, at := make([]store.Incident, len(e.Incidents)), 0
+	for i, raw := range e.Incidents {
+		at += bytes.Index(data[at:], raw)
+		err := models.Strict(raw, &all[i])
+		if err == nil {
+			err = cmp.Or(check(all[i]), l.known(all[i].Job))
 		}
+		if err != nil {
+			return nil, fmt.Errorf("%s:%d: incident %d: %w", l.name, 1+bytes.Count(data[:at], []byte("\n")), i+1, err)
+		}
+		at += len(raw)
 	}
-	return e.Incidents, nil
+	return all, nil
 }
 
 // check says what is wrong with an incident.
