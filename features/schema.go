@@ -12,6 +12,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"slices"
+	"strconv"
 	"strings"
 
 	dhalion "github.com/dhalion-go/dhalion"
@@ -117,7 +118,7 @@ var DerivedFeatures = []Derived{
 type Schema struct {
 	Kind   dhalion.TargetKind
 	Names  []string
-	Digest string // SHA-256, hex, over kind and names
+	Digest string // SHA-256, hex, over kind, names and Definitions
 	index  map[string]int
 	stats  map[dhalion.Metric]*stats // of the metrics that have them
 }
@@ -143,9 +144,23 @@ func newSchema(kind dhalion.TargetKind, names []string) *Schema {
 			s.stats[m] = &stats{at(""), at("min"), at("max"), at("std"), at("trend"), at("p50"), at("p95"), at("recent")}
 		}
 	}
-	sum := sha256.Sum256([]byte(string(kind) + "\n" + strings.Join(names, "\n")))
-	s.Digest = hex.EncodeToString(sum[:])
+	s.Digest = digest(kind, names, Definitions)
 	return s
+}
+
+// Definitions counts how often what a feature means was changed under its old name. Who
+// changes how one is worked out adds one: a model that learned from the old numbers is
+// then refused, though the names are alike.
+const Definitions = 1
+
+// digest is that of the names alone for the first definitions, which had no number.
+func digest(kind dhalion.TargetKind, names []string, definitions int) string {
+	text := string(kind) + "\n" + strings.Join(names, "\n")
+	if definitions > 1 {
+		text = "definitions " + strconv.Itoa(definitions) + "\n" + text
+	}
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
 }
 
 // called is a function of a metric.

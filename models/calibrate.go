@@ -166,7 +166,8 @@ func Isotonic(p []float64, holds []bool, weight []float64) Calibration {
 // Platt's line, by log loss on folds that none was fitted on, and fits the choice to
 // all. folds has each row's. A step function is not among them: where hardly anything
 // lies between .1 and .9 it makes its steps of a handful of rows, wins on the folds
-// by a hair, and turns what is unlikely into what is likely on data of another origin.
+// by a hair, and turns what is unlikely into what is likely on data of another origin
+// (docs/adr/0008).
 func Calibrate(p []float64, holds []bool, weight []float64, folds []int) Calibration {
 	kinds := []func([]float64, []bool, []float64) Calibration{
 		func([]float64, []bool, []float64) Calibration { return Calibration{} }, Temperature, Platt,

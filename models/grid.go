@@ -1,6 +1,6 @@
-// Package models is where classifiers learn, are calibrated and judged. golearn
-// is the framework: data sets are base.FixedDataGrid. This first part turns
-// vectors into such grids; no model is shipped yet, and the rules answer alone.
+// Package models is where classifiers learn, are calibrated and judged. Data sets are
+// Data; base.FixedDataGrid is golearn's, for its own learners and for those who bring
+// theirs: what of golearn is used where, and why not more, is in docs/adr/0014.
 package models
 
 import (

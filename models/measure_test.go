@@ -165,3 +165,28 @@ func TestCalibrationOfNothingChangesNothing(t *testing.T) {
 	c := Calibrate(nil, nil, nil, nil)
 	near(t, "calibrated", c.Of(.3), .3, 1e-12)
 }
+
+func TestAStepFunctionIsNotChosenForAHandfulOfRows(t *testing.T) {
+	// 500 rows at .01 that do not hold, 500 at .99 that do, and between them three at .2
+	// that happen to hold, in three folds.
+	var p []float64
+	var holds []bool
+	var folds []int
+	add := func(n int, v float64, h bool) {
+		for i := range n {
+			p, holds, folds = append(p, v), append(holds, h), append(folds, i%3)
+		}
+	}
+	add(500, .01, false)
+	add(3, .2, true)
+	add(500, .99, true)
+	// The three are pooled with the 500 above them: .99 · 503.5/504 + .01 · .2 = .991.
+	step := Isotonic(p, holds, nil)
+	if q := step.Of(.2); math.Abs(q-.991) > .0005 {
+		t.Errorf("a step of three rows makes %.2f of .2", q)
+	}
+	c := Calibrate(p, holds, nil, folds)
+	if q := c.Of(.2); c.Kind == "isotonic" || q > .7 {
+		t.Errorf("%q makes %.2f of .2", c.Kind, q)
+	}
+}

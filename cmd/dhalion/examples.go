@@ -41,22 +41,26 @@ type question struct {
 	incident int // the place of what it shows
 }
 
-// examples are the windows of all incidents, judged by the rules, in the order of
-// the incidents.
-func (a *app) examples(ctx context.Context, st *store.Store, f judgeFlags, noOutcomes bool) ([]diagnose.Example, error) {
+// labels are the incidents that are known.
+func labels(ctx context.Context, st *store.Store, noOutcomes bool) ([]store.Incident, error) {
 	all, err := st.Incidents(ctx, store.IncidentFilter{}, 0)
 	if err != nil {
 		return nil, err
 	}
-	byJob := map[dhalion.JobID][]store.Incident{}
-	for _, in := range all {
-		if noOutcomes && strings.HasPrefix(in.Source, "outcome of ") {
-			continue
-		}
-		byJob[in.Job] = append(byJob[in.Job], in)
+	if noOutcomes {
+		all = slices.DeleteFunc(all, func(in store.Incident) bool { return strings.HasPrefix(in.Source, "outcome of ") })
 	}
-	if len(byJob) == 0 {
-		return nil, hinted(errors.New("train: there are no incidents to learn from"), "dhalion incidents import labels.csv")
+	if len(all) == 0 {
+		return nil, hinted(errors.New("there are no incidents to learn from, or to be judged by"), "dhalion incidents import labels.csv")
+	}
+	return all, nil
+}
+
+// examples are the windows of incidents, judged by the rules, in their order by job.
+func (a *app) examples(ctx context.Context, st *store.Store, f judgeFlags, incidents []store.Incident) ([]diagnose.Example, error) {
+	byJob := map[dhalion.JobID][]store.Incident{}
+	for _, in := range incidents {
+		byJob[in.Job] = append(byJob[in.Job], in)
 	}
 	var jobs []*lesson
 	total := 0
@@ -84,7 +88,7 @@ func (a *app) examples(ctx context.Context, st *store.Store, f judgeFlags, noOut
 		out = append(out, some...)
 	}
 	if len(out) == 0 {
-		return nil, hinted(errors.New("train: nothing is known of the times of the incidents"), "ingest the histories that the labels are about")
+		return nil, hinted(errors.New("nothing is known of the times of the incidents"), "ingest the histories that the labels are about")
 	}
 	return out, nil
 }
@@ -171,6 +175,7 @@ func (l *lesson) examples(ctx context.Context, st *store.Store, judged func()) (
 		if e.Family == "" {
 			e.Family = string(l.job)
 		}
+		e.Certainty = min(e.Certainty, in.Certainty)
 		if e.Incident == "" {
 			e.Incident = fmt.Sprintf("%s %s", l.job, stamp(in.Start))
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/csv"
 	"encoding/json"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/internal/store"
+	"github.com/dhalion-go/dhalion/models"
 	"github.com/dhalion-go/dhalion/plan/planfile"
 )
 
@@ -61,15 +63,7 @@ all, and a second time changes nothing. The jobs' histories must be known first.
 				}
 				var all []came
 				for _, name := range args {
-					data, err := os.ReadFile(name)
-					if err != nil {
-						return err
-					}
-					l := labelReader{engine: engine, source: source, certainty: certainty, name: name, components: map[dhalion.JobID][]string{}, ctx: ctx, st: st}
-					if l.source == "" {
-						l.source = "import " + filepath.Base(name)
-					}
-					incidents, err := l.read(data)
+					incidents, err := labelReader{engine: engine, source: source, certainty: certainty, name: name, ctx: ctx, st: st}.file()
 					if err != nil {
 						return err
 					}
@@ -111,9 +105,13 @@ func (a *app) named(as string) string {
 func labelled(err error) error {
 	var missing *store.NotFoundError
 	if errors.As(err, &missing) && missing.What == "job" {
-		return hinted(fmt.Errorf("incidents: nothing is known of job %s", missing.Ref), "ingest its history first: dhalion ingest FILE")
+		return unknownJob(dhalion.JobID(missing.Ref))
 	}
 	return err
+}
+
+func unknownJob(job dhalion.JobID) error {
+	return hinted(fmt.Errorf("incidents: nothing is known of job %s", job), "ingest its history first: dhalion ingest FILE")
 }
 
 // labelReader reads the labels of one file.
@@ -121,9 +119,33 @@ type labelReader struct {
 	engine, source, name string
 	certainty            float64
 	components           map[dhalion.JobID][]string
+	jobs                 []store.JobInfo // that are known
 
 	ctx context.Context
 	st  *store.Store
+}
+
+// file are the labels of the file of that name.
+func (l labelReader) file() ([]store.Incident, error) {
+	data, err := os.ReadFile(l.name)
+	if err != nil {
+		return nil, err
+	}
+	if l.source == "" {
+		l.source = "import " + filepath.Base(l.name)
+	}
+	l.components = map[dhalion.JobID][]string{}
+	if l.jobs, err = l.st.Jobs(l.ctx); err != nil {
+		return nil, err
+	}
+	return l.read(data)
+}
+
+func (l *labelReader) known(job dhalion.JobID) error {
+	if !slices.ContainsFunc(l.jobs, func(j store.JobInfo) bool { return j.ID == job }) {
+		return unknownJob(job)
+	}
+	return nil
 }
 
 func (l *labelReader) read(data []byte) ([]store.Incident, error) {
@@ -143,19 +165,29 @@ type incidentsFile struct {
 func (l *labelReader) json(data []byte) ([]store.Incident, error) {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
-	var e incidentsFile
+	var e struct {
+		Version   int               `json:"version"`
+		Incidents []json.RawMessage `json:"incidents"`
+	}
 	if err := d.Decode(&e); err != nil {
 		return nil, fmt.Errorf("%s:%d: %w", l.name, 1+bytes.Count(data[:min(len(data), int(d.InputOffset()))], []byte("\n")), err)
 	}
 	if e.Version != 1 || d.More() {
 		return nil, fmt.Errorf("%s: it is no file of incidents of version 1", l.name)
 	}
-	for i, in := range e.Incidents {
-		if err := check(in); err != nil {
-			return nil, fmt.Errorf("%s: incident %d: %w", l.name, i+1, err)
+	all, at := make([]store.Incident, len(e.Incidents)), 0
+	for i, raw := range e.Incidents {
+		at += bytes.Index(data[at:], raw)
+		err := models.Strict(raw, &all[i])
+		if err == nil {
+			err = cmp.Or(check(all[i]), l.known(all[i].Job))
 		}
+		if err != nil {
+			return nil, fmt.Errorf("%s:%d: incident %d: %w", l.name, 1+bytes.Count(data[:at], []byte("\n")), i+1, err)
+		}
+		at += len(raw)
 	}
-	return e.Incidents, nil
+	return all, nil
 }
 
 // check says what is wrong with an incident.
@@ -230,6 +262,9 @@ func (l *labelReader) row(get func(column string) string) (in store.Incident, co
 		job = l.engine + "/" + job
 	}
 	in.Job, in.Certainty, in.Source, in.Note, in.Name = dhalion.JobID(job), l.certainty, l.source, get("note"), get("incident")
+	if err := l.known(in.Job); err != nil {
+		return in, "job", err
+	}
 	if in.Family = get("family"); in.Family == "" {
 		in.Family = get("shape")
 	}

@@ -1,10 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -51,18 +52,31 @@ func (a *app) modelsList() *cobra.Command {
 				if err != nil {
 					return fmt.Errorf("models: %w", err)
 				}
-				all = append(all, store.ModelRow{ID: own.ID, About: about, Person: "built in", Bytes: len(builtInModel)})
+				// Promoted once, it is in the registry, too.
+				if !slices.ContainsFunc(all, func(m store.ModelRow) bool { return m.ID == own.ID }) {
+					all = append(all, store.ModelRow{ID: own.ID, About: about, Schema: diagnose.Schema(), Person: "built in", Bytes: len(builtInModel)})
+				}
+				if !slices.ContainsFunc(all, func(m store.ModelRow) bool { return m.Active }) {
+					all[slices.IndexFunc(all, func(m store.ModelRow) bool { return m.ID == own.ID })].Active = true
+				}
+				abouts := make([]diagnose.About, len(all))
+				for i, m := range all {
+					if err := json.Unmarshal(m.About, &abouts[i]); err != nil {
+						return fmt.Errorf("models: %s: %w", m.ID, err)
+					}
+					abouts[i] = told(abouts[i])
+					if all[i].About, err = json.Marshal(abouts[i]); err != nil {
+						return fmt.Errorf("models: %s: %w", m.ID, err)
+					}
+				}
 				if a.json() {
 					return a.writeJSON(struct {
 						Models []store.ModelRow `json:"models"`
 					}{all})
 				}
-				t := &table{head: []string{"model", "active", "made", "by", "learner", "incidents", "log loss", "note"}, wide: 7}
-				for _, m := range all {
-					var about diagnose.About
-					if err := json.Unmarshal(m.About, &about); err != nil {
-						return fmt.Errorf("models: %s: %w", m.ID, err)
-					}
+				t := &table{head: []string{"model", "active", "made", "by", "learner", "incidents", "log loss", "schema", "note"}, wide: 8}
+				for i, m := range all {
+					about := abouts[i]
 					active, made, loss := "", "", "–"
 					if m.Active {
 						active = "active"
@@ -73,7 +87,7 @@ func (a *app) modelsList() *cobra.Command {
 					if v, ok := about.Metrics["log_loss"]; ok {
 						loss = fmt.Sprintf("%.4f", v)
 					}
-					t.add(m.ID, active, made, m.Person, about.Learner, fmt.Sprint(about.Incidents), loss, m.Note)
+					t.add(m.ID, active, made, m.Person, about.Learner, fmt.Sprint(about.Incidents), loss, cmp.Or(fmt.Sprintf("%.12s", m.Schema), "–"), m.Note)
 				}
 				a.table("", t)
 				return nil
@@ -134,14 +148,15 @@ func (a *app) modelsShow() *cobra.Command {
 				if a.json() {
 					return a.writeJSON(struct {
 						ID         string            `json:"id"`
+						Schema     string            `json:"schema"`
 						About      diagnose.About    `json:"about"`
 						Judges     []string          `json:"judges"`
 						Promotions []store.Promotion `json:"promotions"`
-					}{m.ID, m.About, m.Judges(), list(promotions)})
+					}{m.ID, diagnose.Schema(), told(m.About), m.Judges(), list(promotions)})
 				}
 				a.printf("Model %s, a %s (seed %d), of %d incidents and %d windows of %s.\n", m.ID, m.About.Learner, m.About.Seed, m.About.Incidents, m.About.Windows, strings.Join(m.About.Families, ", "))
-				a.printf("Data %.12s. It judges %s.\n", m.About.Data, strings.Join(m.Judges(), ", "))
-				a.sideBySide([]string{m.ID}, []diagnose.About{m.About})
+				a.printf("Data %.12s, vectors of schema %.12s. It judges %s.\n", m.About.Data, diagnose.Schema(), strings.Join(m.Judges(), ", "))
+				a.sideBySide([]string{m.ID}, []diagnose.About{told(m.About)})
 				for _, p := range promotions {
 					a.printf("%s  made active by %s %s\n", when(p.At), plain(p.Person), plain(p.Note))
 				}
@@ -151,28 +166,48 @@ func (a *app) modelsShow() *cobra.Command {
 	}
 }
 
+// told is what a model says of itself, its scores under the names of this program.
+func told(about diagnose.About) diagnose.About {
+	about.Metrics = about.Scores()
+	return about
+}
+
 func (a *app) sideBySide(names []string, abouts []diagnose.About) {
-	keys := map[string]bool{}
-	for _, about := range abouts {
-		for k := range about.Metrics {
-			keys[k] = true
-		}
-	}
-	if len(keys) == 0 {
-		return
-	}
 	t := &table{head: append([]string{""}, names...), wide: 0}
-	for _, k := range slices.Sorted(maps.Keys(keys)) {
-		row := []string{strings.ReplaceAll(k, "_", " ")}
+	row := func(name string, cell func(m map[string]float64) (text string, ok bool)) {
+		line, known := []string{name}, false
 		for _, about := range abouts {
-			v, ok := about.Metrics[k]
-			text := "–"
-			if ok {
-				text = planfile.Quantity(v)
+			text, ok := cell(about.Metrics)
+			if !ok {
+				text = "–"
 			}
-			row = append(row, text)
+			line, known = append(line, text), known || ok
 		}
-		t.add(row...)
+		if known {
+			t.add(line...)
+		}
+	}
+	number := func(key string) func(map[string]float64) (string, bool) {
+		return func(m map[string]float64) (string, bool) {
+			v, ok := m[key]
+			return planfile.Quantity(v), ok
+		}
+	}
+	// of is a count beside that of all: models are rarely scored on equally many.
+	of := func(key, all string) func(map[string]float64) (string, bool) {
+		return func(m map[string]float64) (string, bool) {
+			v, ok := m[key]
+			return fmt.Sprintf("%.0f/%.0f", v, m[all]), ok && m[all] > 0
+		}
+	}
+	row("log loss", number("log_loss"))
+	row("calibration error", number("calibration_error"))
+	row("first is right", of("first_right", "incidents"))
+	row("compounds are right", of("compounds_right", "compounds"))
+	row("false alarms", of("alarms", "quiet"))
+	row("windows", number("windows"))
+	if len(t.rows) == 0 {
+		return
 	}
 	a.printf("\n")
 	a.table("  ", t)
@@ -182,8 +217,10 @@ func (a *app) modelsCompare() *cobra.Command {
 	return &cobra.Command{
 		Use:   "compare MODEL MODEL",
 		Short: "Show the scores of two models side by side",
-		Long: `Show the scores of two models side by side, each as it was when it was trained. On the same
-incidents they are compared by evaluate-model.`,
+		Long: `Show the scores of two models side by side, each as it was when it was trained: what train
+keeps is asked at the end of each incident, the program's own was asked a minute into
+moderate and strong ones of one cause. On the same incidents they are compared by
+evaluate-model.`,
 		Example: "  dhalion models compare default 3f2a",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 2 {
@@ -203,7 +240,7 @@ incidents they are compared by evaluate-model.`,
 					if m == nil {
 						return fmt.Errorf("models: %s is no model: the rules answer alone", ref)
 					}
-					abouts, ids = append(abouts, m.About), append(ids, m.ID)
+					abouts, ids = append(abouts, told(m.About)), append(ids, m.ID)
 				}
 				if a.json() {
 					type row struct {
@@ -260,7 +297,7 @@ func (a *app) keepBuiltIn(ctx context.Context, st *store.Store, as string) error
 	if err != nil {
 		return err
 	}
-	_, err = st.SaveModel(ctx, own.ID, builtInModel, own.About, a.named(as), "it came with the program", a.now())
+	_, err = st.SaveModel(ctx, own.ID, builtInModel, own.About, diagnose.Schema(), a.named(as), "it came with the program", a.now())
 	return err
 }
 
@@ -346,7 +383,7 @@ func (a *app) modelsImport() *cobra.Command {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
-				added, err := st.SaveModel(ctx, m.ID, artefact, m.About, a.named(as), note, a.now())
+				added, err := st.SaveModel(ctx, m.ID, artefact, m.About, diagnose.Schema(), a.named(as), note, a.now())
 				if err != nil {
 					return err
 				}
@@ -373,14 +410,19 @@ func (a *app) modelsImport() *cobra.Command {
 
 func (a *app) evaluateModelCommand() *cobra.Command {
 	var f judgeFlags
-	family := ""
+	family, file, engine := "", "", "file"
 	c := &cobra.Command{
 		Use:   "evaluate-model MODEL",
-		Short: "Score a model on the labelled incidents, beside the rules alone",
-		Long: `Score a model on the labelled incidents, beside the rules alone. Of those that it was trained
-on the score says little: leave a family out of train (--holdout) and score it on that.`,
-		Example: "  dhalion evaluate-model active\n  dhalion evaluate-model 3f2a --family orders -o json",
-		Args:    one("MODEL"),
+		Short: "Score a model on labelled incidents, beside the rules alone",
+		Long: `Score a model on the labelled incidents, beside the rules alone. With --incidents a file of
+labels is taken in their place, in the formats that incidents import reads; nothing of it is
+kept, and the jobs' histories must be known. Labels that are not sure are left out. Of
+incidents that it was trained on the score says little: leave a family out of train
+(--holdout) and score it on that, or on labels that train has not seen.`,
+		Example: `  dhalion evaluate-model active
+  dhalion evaluate-model 3f2a --incidents july.csv
+  dhalion evaluate-model 3f2a --family orders -o json`,
+		Args: one("MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err
@@ -393,15 +435,32 @@ on the score says little: leave a family out of train (--holdout) and score it o
 				if m == nil {
 					return fmt.Errorf("models: %s is no model: the rules answer alone", args[0])
 				}
-				examples, err := a.examples(ctx, st, f, true)
-				if err != nil {
-					return err
+				var incidents []store.Incident
+				if file == "" {
+					if incidents, err = labels(ctx, st, true); err != nil {
+						return fmt.Errorf("evaluate-model: %w", err)
+					}
+				} else {
+					if incidents, err = (labelReader{engine: engine, certainty: 1, name: file, ctx: ctx, st: st}).file(); err != nil {
+						return fmt.Errorf("evaluate-model: %w", err)
+					}
+					// The order of a file's rows shall not change what is asked, nor what is summed.
+					slices.SortStableFunc(incidents, func(a, b store.Incident) int {
+						return cmp.Or(a.Start.Compare(b.Start), a.End.Compare(b.End), cmp.Compare(a.Cause, b.Cause))
+					})
 				}
-				examples = slices.DeleteFunc(examples, func(e diagnose.Example) bool {
-					return e.Certainty < 1 || family != "" && e.Family != family && e.Run != family
-				})
-				if len(examples) == 0 {
-					return usagef("--family %q is no family and no job of the labelled incidents", family)
+				examples, err := a.examples(ctx, st, f, incidents)
+				if err != nil {
+					return fmt.Errorf("evaluate-model: %w", err)
+				}
+				if family != "" {
+					examples = slices.DeleteFunc(examples, func(e diagnose.Example) bool { return e.Family != family && e.Run != family })
+					if len(examples) == 0 {
+						return usagef("--family %q is no family and no job of the labelled incidents", family)
+					}
+				}
+				if examples = sure(examples); len(examples) == 0 {
+					return errors.New("evaluate-model: none of the labels is sure, and the others are no measure")
 				}
 				scores := map[string]diagnose.Assessment{
 					"rules": diagnose.Assess(examples, each(examples, diagnose.ByRules)),
@@ -420,5 +479,7 @@ on the score says little: leave a family out of train (--holdout) and score it o
 	}
 	a.policyFlags(c, &f)
 	c.Flags().StringVar(&family, "family", "", "only this `family`, or job")
+	c.Flags().StringVar(&file, "incidents", "", "the labels of this `file`, CSV or JSON, in place of those that are kept")
+	c.Flags().StringVar(&engine, "engine", engine, "first part of the ids of jobs that the file names without one")
 	return c
 }

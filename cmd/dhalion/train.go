@@ -18,19 +18,25 @@ import (
 
 func (a *app) trainCommand() *cobra.Command {
 	var f judgeFlags
-	learner, holdout, note, as := "booster", "", "", ""
+	learner, holdout, note, as := "all", "", "", ""
 	seed, noOutcomes, promote := uint64(1), false, false
 	c := &cobra.Command{
 		Use:   "train",
 		Short: "Learn to diagnose from incidents",
 		Long: `Learn to diagnose from the incidents that are known (dhalion incidents), and keep the model.
-Each learner is tried on kinds of job (families; else jobs) that it has not seen, and where
+All learners are tried, and that of the least log loss is kept: booster, forest and logistic;
+beside them golearn's cart and naive-bayes, which are not kept. --learner tries one alone.
+Each is tried on kinds of job (families; else jobs) that it has not seen, and where
 there is one alone on what came after all that it learned from; beside the rules alone. What
 is kept is trained on all. With --holdout one family is left out of
 everything, and the model is scored on it. Judged outcomes are learned from with their
-certainty, and never scored by.`,
+certainty, and never scored by.
+
+Eleven incidents of two families take some four seconds on two cores, with the booster alone
+two; two hundred of five families take the booster alone some minutes, and all learners
+longer. A family more is a fit of everything more.`,
 		Example: `  dhalion train
-  dhalion train --learner all --seed 7
+  dhalion train --learner booster --seed 7
   dhalion train --holdout orders --no-outcomes -o json
   dhalion train --promote --note "after the June incidents"`,
 		Args: none,
@@ -45,15 +51,19 @@ certainty, and never scored by.`,
 				return usagef("--learner %q is none of %s, all", learner, strings.Join(slices.Sorted(maps.Keys(diagnose.Learners())), ", "))
 			}
 			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
-				examples, err := a.examples(ctx, st, f, noOutcomes)
+				incidents, err := labels(ctx, st, noOutcomes)
 				if err != nil {
-					return err
+					return fmt.Errorf("train: %w", err)
+				}
+				examples, err := a.examples(ctx, st, f, incidents)
+				if err != nil {
+					return fmt.Errorf("train: %w", err)
 				}
 				t := training{app: a, seed: seed, Tried: map[string]diagnose.Assessment{}}
 				if err := t.train(ctx, examples, names, holdout); err != nil {
 					return err
 				}
-				if _, err := st.SaveModel(ctx, t.model.ID, t.artefact, t.model.About, a.named(as), note, a.now()); err != nil {
+				if _, err := st.SaveModel(ctx, t.model.ID, t.artefact, t.model.About, diagnose.Schema(), a.named(as), note, a.now()); err != nil {
 					return err
 				}
 				if promote {
@@ -66,7 +76,7 @@ certainty, and never scored by.`,
 		},
 	}
 	a.policyFlags(c, &f)
-	c.Flags().StringVar(&learner, "learner", learner, "booster, forest, logistic, or all: that of the least log loss is kept; beside them golearn's cart and naive-bayes are tried")
+	c.Flags().StringVar(&learner, "learner", learner, "booster, forest or logistic alone, or all: that of the least log loss is kept")
 	c.Flags().Uint64Var(&seed, "seed", seed, "of all that is drawn: equal incidents and seeds give equal models")
 	c.Flags().StringVar(&holdout, "holdout", "", "leave this `family` (or job) out, and score the model on it")
 	c.Flags().BoolVar(&noOutcomes, "no-outcomes", false, "leave incidents out that come from judged outcomes")
@@ -104,6 +114,9 @@ func (t *training) train(ctx context.Context, examples []diagnose.Example, names
 		if len(out) == 0 {
 			return usagef("--holdout %q is no family and no job of the incidents", holdout)
 		}
+		if out = sure(out); len(out) == 0 {
+			return usagef("--holdout %q: none of its incidents is sure, and the others are no measure", holdout)
+		}
 		examples = in
 	}
 	trials := diagnose.Trials(examples)
@@ -136,7 +149,7 @@ func (t *training) train(ctx context.Context, examples []diagnose.Example, names
 	if t.model, err = t.fit(ctx, examples, t.Learner, t.Learner+", on all"); err != nil {
 		return err
 	}
-	t.model.About.Metrics = metrics(t.Tried[t.Learner])
+	t.model.About.Metrics = t.Tried[t.Learner].Metrics()
 	if holdout != "" {
 		score := diagnose.Assess(out, each(out, t.model.Probabilities))
 		t.Holdout = &score
@@ -167,12 +180,10 @@ func each(examples []diagnose.Example, ask func([]diagnose.Case) []float64) [][]
 	return p
 }
 
-func metrics(s diagnose.Assessment) map[string]float64 {
-	if s.Windows == 0 {
-		return nil
-	}
-	return map[string]float64{"log_loss": s.LogLoss, "calibration_error": s.CalibrationError, "windows": float64(s.Windows),
-		"first_right": float64(s.First), "incidents": float64(s.Incidents), "alarms": float64(s.Alarms), "quiet": float64(s.Quiet)}
+// sure are the examples that a model may be scored by: a judged outcome is what a plan
+// thought of itself.
+func sure(examples []diagnose.Example) []diagnose.Example {
+	return slices.DeleteFunc(examples, func(e diagnose.Example) bool { return e.Certainty < 1 })
 }
 
 func (t *training) tell(promoted bool) error {

@@ -64,7 +64,7 @@ func filled(t *testing.T) (*Store, string) {
 	exec(t, url, `INSERT INTO journal (plan, action, step, intent, epoch, at, result) SELECT plan, action, 'confirm', id, epoch, at, '[]' FROM journal`)
 	exec(t, url, `INSERT INTO outcomes (plan, action, job, kind, target, cause, applied, at) VALUES ($1, 0, $2, 'restart', '{}', 'failing', 'applied', now())`, p.ID, string(wordcount))
 	exec(t, url, `INSERT INTO incidents (job, target, cause, start_time, end_time, certainty, source) VALUES ($1, '{}', '', now(), now(), .7, 'me')`, string(wordcount))
-	if _, err := s.SaveModel(ctx, "0123456789ab", []byte("artefact"), map[string]int{"n": 1}, "ann", "", noon); err != nil {
+	if _, err := s.SaveModel(ctx, "0123456789ab", []byte("artefact"), map[string]int{"n": 1}, strings.Repeat("0a", 32), "ann", "", noon); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Promote(ctx, "0123456789ab", "ann", "", noon); err != nil {

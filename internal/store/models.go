@@ -14,7 +14,8 @@ import (
 type ModelRow struct {
 	ID        string          `json:"id"`
 	About     json.RawMessage `json:"about"`
-	CreatedAt time.Time       `json:"created_at"`
+	Schema    string          `json:"schema,omitempty"` // digest of its vectors' schemas; empty: not known
+	CreatedAt time.Time       `json:"created_at,omitzero"`
 	Person    string          `json:"person"`
 	Note      string          `json:"note,omitempty"`
 	Bytes     int             `json:"bytes"`
@@ -31,19 +32,24 @@ type Promotion struct {
 	Rollback bool      `json:"rollback"`
 }
 
-// SaveModel stores an artefact under its id, once; added says whether it was new.
-func (s *Store) SaveModel(ctx context.Context, id string, artefact []byte, about any, person, note string, now time.Time) (added bool, err error) {
+// SaveModel stores an artefact under its id, once, with the digest of its vectors'
+// schemas; added says whether it was new.
+func (s *Store) SaveModel(ctx context.Context, id string, artefact []byte, about any, schema, person, note string, now time.Time) (added bool, err error) {
 	text, err := json.Marshal(about)
 	if err != nil {
 		return false, fmt.Errorf("store: save model %s: %w", id, err)
 	}
 	err = s.inTx(ctx, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `INSERT INTO models (id, artefact, about, created_at, person, note) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING`,
-			id, artefact, text, micros(now), person, note)
+		tag, err := tx.Exec(ctx, `INSERT INTO models (id, artefact, about, schema_digest, created_at, person, note) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING`,
+			id, artefact, text, schema, micros(now), person, note)
 		if err != nil {
 			return fmt.Errorf("store: save model %s: %w", id, err)
 		}
 		if added = tag.RowsAffected() > 0; !added {
+			// An older program did not write it down.
+			if _, err := tx.Exec(ctx, `UPDATE models SET schema_digest = $2 WHERE id = $1 AND schema_digest = ''`, id, schema); err != nil {
+				return fmt.Errorf("store: save model %s: %w", id, err)
+			}
 			return nil
 		}
 		return logModel(ctx, tx, "model-saved", id, person, note, now)
@@ -65,12 +71,12 @@ const active = `(SELECT model FROM promotions ORDER BY id DESC LIMIT 1)`
 // Models lists the registry, the newest first.
 func (s *Store) Models(ctx context.Context) ([]ModelRow, error) {
 	rows, err := s.pool.Query(ctx, `
-		SELECT id, about, created_at, person, note, length(artefact), coalesce(id = `+active+`, false) FROM models ORDER BY created_at DESC, id COLLATE "C"`)
+		SELECT id, about, schema_digest, created_at, person, note, length(artefact), coalesce(id = `+active+`, false) FROM models ORDER BY created_at DESC, id COLLATE "C"`)
 	if err != nil {
 		return nil, fmt.Errorf("store: list models: %w", err)
 	}
 	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m ModelRow, err error) {
-		err = row.Scan(&m.ID, &m.About, &m.CreatedAt, &m.Person, &m.Note, &m.Bytes, &m.Active)
+		err = row.Scan(&m.ID, &m.About, &m.Schema, &m.CreatedAt, &m.Person, &m.Note, &m.Bytes, &m.Active)
 		m.CreatedAt = m.CreatedAt.UTC()
 		return m, err
 	})

@@ -17,11 +17,11 @@ func TestOneModelIsActiveAndAPromotionIsTakenBackStepByStep(t *testing.T) {
 	s, _ := openStore(t)
 	ids := []string{"aaaaaaaaaaaa", "abbbbbbbbbbb", "cccccccccccc"}
 	for i, id := range ids {
-		if added, err := s.SaveModel(ctx, id, []byte(id), map[string]int{"n": i}, "ann", "", noon.Add(time.Duration(i)*time.Minute)); err != nil || !added {
+		if added, err := s.SaveModel(ctx, id, []byte(id), map[string]int{"n": i}, "", "ann", "", noon.Add(time.Duration(i)*time.Minute)); err != nil || !added {
 			t.Fatal(added, err)
 		}
 	}
-	if added, err := s.SaveModel(ctx, ids[0], []byte(ids[0]), nil, "bob", "", noon); err != nil || added {
+	if added, err := s.SaveModel(ctx, ids[0], []byte(ids[0]), nil, "", "bob", "", noon); err != nil || added {
 		t.Errorf("saved twice: %v, %v", added, err)
 	}
 	if _, err := s.TakeBack(ctx, "ann", "", noon); !errors.Is(err, ErrNothingPromoted) {
@@ -79,13 +79,46 @@ func TestOneModelIsActiveAndAPromotionIsTakenBackStepByStep(t *testing.T) {
 	}
 }
 
+func TestTheSchemaOfAModelsVectorsIsKeptBesideIt(t *testing.T) {
+	t.Parallel()
+	s, _ := openStore(t)
+	schema, other := strings.Repeat("0a", 32), strings.Repeat("0b", 32)
+	save := func(id, schema string, want bool) {
+		t.Helper()
+		if added, err := s.SaveModel(ctx, id, []byte(id), nil, schema, "ann", "", noon); err != nil || added != want {
+			t.Fatal(added, err)
+		}
+	}
+	kept := func(want ...string) {
+		t.Helper()
+		all, err := s.Models(ctx)
+		if err != nil || len(all) != len(want) {
+			t.Fatal(all, err)
+		}
+		for i, m := range all {
+			if m.Schema != want[i] {
+				t.Errorf("%s has the schema %q, not %q", m.ID, m.Schema, want[i])
+			}
+		}
+	}
+	save("aaaaaaaaaaaa", schema, true)
+	save("bbbbbbbbbbbb", "", true) // as an older program left it
+	kept(schema, "")
+	save("bbbbbbbbbbbb", schema, false)
+	save("aaaaaaaaaaaa", other, false) // what is known stays
+	kept(schema, schema)
+	if _, err := s.SaveModel(ctx, "cccccccccccc", nil, nil, "tired", "ann", "", noon); err == nil {
+		t.Error("what is no digest was kept")
+	}
+}
+
 func TestOfPromotionsAtOnceEachIsWrittenDownAndOneIsActive(t *testing.T) {
 	t.Parallel()
 	s, _ := openStore(t)
 	var all sync.WaitGroup
 	for i := range 8 {
 		id := strings.Repeat(fmt.Sprint(i), 12)
-		if _, err := s.SaveModel(ctx, id, []byte(id), nil, "ann", "", noon); err != nil {
+		if _, err := s.SaveModel(ctx, id, []byte(id), nil, "", "ann", "", noon); err != nil {
 			t.Fatal(err)
 		}
 		all.Go(func() {

@@ -249,12 +249,12 @@ func at(t dhalion.Target) string {
 
 // metrics are a score's figures, for the model's own word of itself.
 func (s score) metrics() map[string]float64 {
-	share := func(t tally) float64 { return float64(t.right) / float64(max(1, t.all)) }
-	m := map[string]float64{"log_loss": s.loss, "calibration_error": s.ece, "calibration_n": float64(s.n),
-		"compounds": share(s.compound), "compounds_n": float64(s.compound.all), "quiet_alarms": 1 - share(s.alarms), "quiet_n": float64(s.alarms.all)}
+	a := diagnose.Assessment{LogLoss: s.loss, CalibrationError: s.ece, Windows: s.n, Alarms: s.alarms.all - s.alarms.right, Quiet: s.alarms.all}
 	if t := s.first["60 s moderate+strong"]; t != nil {
-		m["first_at_60s"], m["first_at_60s_n"] = share(*t), float64(t.all)
+		a.First, a.Incidents = t.right, t.all
 	}
+	m := a.Metrics()
+	m["compounds_right"], m["compounds"] = float64(s.compound.right), float64(s.compound.all)
 	return m
 }
 
