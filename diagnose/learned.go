@@ -95,6 +95,7 @@ const leastIncidents = 4
 // fusion learns how far to trust them, comes from classifiers that have seen nothing
 // of its family (where there is one family: of its run; of one run: of the incident).
 func Train(ctx context.Context, examples []Example, opt TrainOptions) (*Learned, error) {
+	examples = OneFamilyARun(examples)
 	rows := rowsOf(examples)
 	if len(rows) == 0 {
 		return nil, errors.New("diagnose: train: no examples")
