@@ -202,7 +202,7 @@ func about(examples []Example, rows []exampleRow, opt TrainOptions) About {
 	for _, r := range rows {
 		e := examples[r.example]
 		families[e.Family] = 0
-		if r.holds == 1 {
+		if r.holds == 1 && r.likely {
 			incidents[e.Incident] = 0
 		}
 		fmt.Fprintf(sum, "%s %s %s %s\n", e.Run, e.At.UTC().Format(time.RFC3339Nano), r.Cause, r.Target)
@@ -222,13 +222,17 @@ func about(examples []Example, rows []exampleRow, opt TrainOptions) About {
 type exampleRow struct {
 	Case
 	index, example int
+	incident       string
 	holds          float64
 	weight         float64
 	sure           bool
+	likely         bool // the example has no likelier row of the pair
 }
 
 // rowsOf are the pairs of all examples that the labels tell of. Every incident, and
-// every quiet minute, has the same weight however often it was asked for.
+// every quiet minute, has the same weight however often it was asked for. A pair that
+// holds by a label that is not certain is there twice, as one that holds and as one
+// that does not, each by its chance: what is unlikely to hold teaches that it does not.
 func rowsOf(examples []Example) []exampleRow {
 	windows := map[string]float64{}
 	for _, e := range examples {
@@ -240,8 +244,15 @@ func rowsOf(examples []Example) []exampleRow {
 			if math.IsNaN(e.Holds[i]) {
 				continue
 			}
-			rows = append(rows, exampleRow{Case: c, index: len(rows), example: n, holds: e.Holds[i],
-				weight: e.Certainty / windows[e.Incident], sure: e.Certainty >= 1})
+			r := exampleRow{Case: c, index: len(rows), example: n, incident: e.Incident, holds: e.Holds[i],
+				weight: e.Certainty / windows[e.Incident], sure: e.sure(), likely: true}
+			if e.Chances != nil && !math.IsNaN(e.Chances[i]) {
+				p := e.Chances[i]
+				r.holds, r.weight, r.likely = 1, p/windows[e.Incident], p >= .5
+				rows = append(rows, r)
+				r.index, r.holds, r.weight, r.likely = len(rows), 0, (1-p)/windows[e.Incident], p < .5
+			}
+			rows = append(rows, r)
 		}
 	}
 	return rows
@@ -292,7 +303,7 @@ func tableOf(s seat, columns []int, rows []exampleRow) *models.Data {
 	for _, i := range columns {
 		d.Names = append(d.Names, features.JudgingSchema(s.Kind).Names[i])
 	}
-	held := map[int]bool{}
+	held := map[string]bool{}
 	var weight float64
 	for _, r := range rows {
 		for _, i := range columns {
@@ -302,8 +313,8 @@ func tableOf(s seat, columns []int, rows []exampleRow) *models.Data {
 		d.Weight = append(d.Weight, r.weight)
 		weight += r.weight
 		d.Rows++
-		if r.holds == 1 {
-			held[r.example] = true
+		if r.holds == 1 && r.likely {
+			held[r.incident] = true
 		}
 	}
 	if len(held) < leastIncidents || s.Cause == dhalion.Failing {
