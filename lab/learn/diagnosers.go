@@ -24,7 +24,7 @@ const withProcessor = "fusion with cpu and gc"
 
 // matched is scikit-learn's booster at the settings of ours; the others of its rows are
 // as it comes.
-const matched = "HistGradientBoosting, our settings"
+const matched = "HistGradientBoosting at our settings"
 
 // diagnosers are all that are compared, the shipped fusion last.
 func diagnosers(seed uint64, foreign *sklearn) []diagnoser {

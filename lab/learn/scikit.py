@@ -22,7 +22,7 @@ for line in sys.stdin:
         x, t = x[:, known], t[:, known]
         if task["learner"] == "HistGradientBoosting":
             model = HistGradientBoostingClassifier(random_state=task["seed"])
-        elif task["learner"] == "HistGradientBoosting, our settings":
+        elif task["learner"] == "HistGradientBoosting at our settings":
             model = HistGradientBoostingClassifier(random_state=task["seed"], max_iter=80, learning_rate=.1, max_leaf_nodes=8, max_depth=3,
                                                    min_samples_leaf=10, l2_regularization=5, max_features=.5, early_stopping=False)
         else:
