@@ -130,6 +130,17 @@ func TestWhatAnEngineDoesNotGiveIsNoFaultOfAHealthyJob(t *testing.T) {
 						t.Errorf("%s: %s at %s with %.2f, which nobody can know", at.Format(time.TimeOnly), d.Cause, d.Target, d.Probability)
 					}
 				}
+				for _, pair := range r.Cases() {
+					if !slices.Contains(c.unknown, pair.Cause) {
+						continue
+					}
+					if p, ok := r.Probability(pair.Pair); ok {
+						t.Errorf("%s: %s at %s has a probability, %.2f", at.Format(time.TimeOnly), pair.Cause, pair.Target, p)
+					}
+					if f, ok := r.Ask(model).Flip(pair.Pair); ok {
+						t.Errorf("%s: %s at %s would be another: %v", at.Format(time.TimeOnly), pair.Cause, pair.Target, f)
+					}
+				}
 				for _, cause := range c.unknown {
 					i := slices.IndexFunc(r.Unknown, func(u dhalion.Unknown) bool { return u.Cause == cause && u.Reason != "" })
 					if i < 0 {
