@@ -212,6 +212,7 @@ func decode(artefact []byte) (*Learned, error) {
 		}
 		m.References[kind] = r
 	}
+	m.remember()
 	for _, c := range b.Exemplars {
 		if n := len(m.columns[c.Target.Kind]); n == 0 || len(c.Values) != n {
 			return nil, fmt.Errorf("it has an exemplar of %d features at a %q", len(c.Values), c.Target.Kind)

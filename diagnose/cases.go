@@ -19,6 +19,9 @@ type Case struct {
 	Rules float64
 	// Synthesis is the evidence of simulated hypotheses, NaN where there is none.
 	Synthesis float64
+	// Unknown says that what it takes to judge the pair is missing, and that the result
+	// says so: no classifier is asked of it.
+	Unknown bool
 }
 
 // possible says whether a cause may hold at a target by its definition.
@@ -70,6 +73,7 @@ func (r *Result) Cases() []Case {
 					vectors[target] = v
 				}
 				c := Case{Pair: dhalion.Pair{Target: target, Cause: cause}, Vector: v, Rules: math.NaN(), Synthesis: math.NaN()}
+				c.Unknown = r.unjudged[c.Pair]
 				if j := r.weighed[c.Pair]; j != nil {
 					c.Rules = logit(j.Probability)
 				}

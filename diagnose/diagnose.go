@@ -45,6 +45,8 @@ type Result struct {
 	// weighed is every pair that a rule speaks of, likely or not.
 	weighed map[dhalion.Pair]*judged
 	short   bool // the window is too short to be judged as a whole
+	// unjudged are the pairs that Unknown speaks of.
+	unjudged map[dhalion.Pair]bool
 	// fused is what Fuse came to, likely or not; nil: rules only.
 	fused map[dhalion.Pair]float64
 
@@ -103,7 +105,8 @@ func Conclude(seen detect.Result, p *policy.Policy) (*Result, error) {
 	if seen.Symptoms != nil {
 		result.Symptoms = seen.Symptoms
 	}
-	pairs, unknown := weigh(snap, seen, p, short != "")
+	pairs, silent := weigh(snap, seen, p, short != "")
+	unknown := silent.list()
 	if short != "" {
 		unknown = append([]dhalion.Unknown{{Target: dhalion.JobTarget(snap.Job), Reason: short}}, unknown...)
 	}
@@ -111,7 +114,7 @@ func Conclude(seen detect.Result, p *policy.Policy) (*Result, error) {
 	if !binary(p) {
 		explain(pairs, snap)
 	}
-	result.weighed, result.short = pairs, short != ""
+	result.weighed, result.unjudged, result.short = pairs, silent.unjudged(), short != ""
 	result.policy, result.seen = p, seen
 	result.Diagnoses = append(result.Diagnoses, list(pairs)...)
 	return result, nil
@@ -137,7 +140,7 @@ type judged struct {
 // weigh adds up the evidence for every pair that a rule speaks of. Where the
 // window is too short, only what reads across windows is judged: a job that
 // keeps failing never has a window long enough.
-func weigh(snap *features.Snapshot, seen detect.Result, p *policy.Policy, short bool) (map[dhalion.Pair]*judged, []dhalion.Unknown) {
+func weigh(snap *features.Snapshot, seen detect.Result, p *policy.Policy, short bool) (map[dhalion.Pair]*judged, *silence) {
 	pairs := map[dhalion.Pair]*judged{}
 	silent := newSilence(snap.Job)
 	silent.apart = binary(p)
@@ -156,7 +159,7 @@ func weigh(snap *features.Snapshot, seen detect.Result, p *policy.Policy, short 
 				if d == nil {
 					if missing != nil {
 						silent.add(cause, target, missing)
-					} else {
+					} else if possible(cause, target, snap) {
 						anywhere = true // looked at, and no rule applies
 					}
 					continue
@@ -172,7 +175,7 @@ func weigh(snap *features.Snapshot, seen detect.Result, p *policy.Policy, short 
 			silent.forget(cause)
 		}
 	}
-	return pairs, silent.list()
+	return pairs, silent
 }
 
 func rulesFor(p *policy.Policy, cause dhalion.Cause, kind dhalion.TargetKind) []policy.Rule {
@@ -351,13 +354,13 @@ func list(pairs map[dhalion.Pair]*judged) []dhalion.Diagnosis {
 type silence struct {
 	job     dhalion.JobID
 	apart   bool
-	count   map[dhalion.Pair]int
+	targets map[dhalion.Pair][]dhalion.Target
 	missing map[dhalion.Pair]map[string]bool
 	order   []dhalion.Pair
 }
 
 func newSilence(job dhalion.JobID) *silence {
-	return &silence{job: job, count: map[dhalion.Pair]int{}, missing: map[dhalion.Pair]map[string]bool{}}
+	return &silence{job: job, targets: map[dhalion.Pair][]dhalion.Target{}, missing: map[dhalion.Pair]map[string]bool{}}
 }
 
 func (s *silence) add(cause dhalion.Cause, target dhalion.Target, missing []string) {
@@ -369,7 +372,7 @@ func (s *silence) add(cause dhalion.Cause, target dhalion.Target, missing []stri
 		s.missing[key] = map[string]bool{}
 		s.order = append(s.order, key)
 	}
-	s.count[key]++
+	s.targets[key] = append(s.targets[key], target)
 	for _, f := range missing {
 		s.missing[key][f] = true
 	}
@@ -377,6 +380,17 @@ func (s *silence) add(cause dhalion.Cause, target dhalion.Target, missing []stri
 
 func (s *silence) forget(cause dhalion.Cause) {
 	s.order = slices.DeleteFunc(s.order, func(key dhalion.Pair) bool { return key.Cause == cause })
+}
+
+// unjudged are the pairs that list speaks of.
+func (s *silence) unjudged() map[dhalion.Pair]bool {
+	out := map[dhalion.Pair]bool{}
+	for _, key := range s.order {
+		for _, target := range s.targets[key] {
+			out[dhalion.Pair{Target: target, Cause: key.Cause}] = true
+		}
+	}
+	return out
 }
 
 func (s *silence) list() []dhalion.Unknown {
@@ -392,7 +406,7 @@ func (s *silence) list() []dhalion.Unknown {
 			at = dhalion.ComponentTarget(s.job, key.Target.Component)
 		}
 		what := "at 1 " + string(key.Target.Kind)
-		if n := s.count[key]; n > 1 {
+		if n := len(s.targets[key]); n > 1 {
 			what = fmt.Sprintf("at %d %ss", n, key.Target.Kind)
 		}
 		if at.Kind == dhalion.KindComponent && key.Target.Kind == dhalion.KindComponent {

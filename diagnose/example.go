@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	dhalion "github.com/dhalion-go/dhalion"
@@ -39,6 +40,9 @@ type Example struct {
 	// Holds says of each case whether its cause holds at its target: 1, 0, or NaN
 	// where the labels do not tell.
 	Holds []float64
+	// Chances are how likely each case is to hold by labels that are not certain, NaN
+	// where none speaks of it; nil where all are certain. Holds is what is likelier.
+	Chances []float64
 	// Certainty is that of the labels, 0 to 1.
 	Certainty float64
 }
@@ -49,7 +53,7 @@ type Example struct {
 func NewExample(r *Result, incidents []dhalion.Incident) Example {
 	e := Example{At: r.At, Cases: r.Cases(), Certainty: 1}
 	e.Holds = make([]float64, len(e.Cases))
-	sure := make([]bool, len(e.Cases))
+	chances := make([]float64, len(e.Cases)) // 0: no label says so
 	for _, in := range incidents {
 		if !r.At.After(in.Start) || r.At.After(in.End.Add(Lingers(in.Cause))) {
 			continue
@@ -61,10 +65,21 @@ func NewExample(r *Result, incidents []dhalion.Incident) Example {
 		for i, c := range e.Cases {
 			switch same := speaksOf(in, c.Pair); {
 			case same == 1 && shown:
-				e.Holds[i], sure[i] = 1, true
-			case same > 0 && !sure[i]:
+				// What did not help against a cause is a label, too: that it more likely did
+				// not hold.
+				chances[i] = math.Max(chances[i], in.Certainty)
+				e.Holds[i] = flag(chances[i] >= .5)
+			case same > 0 && chances[i] == 0:
 				e.Holds[i] = math.NaN()
 			}
+		}
+	}
+	for i, c := range chances {
+		if c > 0 && c < 1 {
+			if e.Chances == nil {
+				e.Chances = slices.Repeat([]float64{nan}, len(e.Cases))
+			}
+			e.Chances[i] = c
 		}
 	}
 	return e

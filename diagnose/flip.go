@@ -125,7 +125,7 @@ func (q *Inquiry) about(pair dhalion.Pair) *whatIf {
 		}
 		return w
 	}
-	if _, ok := q.cases[pair]; !ok {
+	if c, ok := q.cases[pair]; !ok || c.Unknown {
 		return nil
 	}
 	for _, both := range [][2]dhalion.Cause{{dhalion.Underprovisioned, dhalion.Overprovisioned}, {dhalion.Overprovisioned, dhalion.Underprovisioned}} {

@@ -20,7 +20,8 @@ const combination = "combination"
 // are trusted, the other voices', and under "combination" what remains (the cause's
 // bias, calibration, what another diagnosis explains). Where a case, or the job as a
 // whole, is unlike any that the model has seen, its classifier is not asked, and
-// Unknown says so.
+// Unknown says so. What the rules could not judge for want of data gets no probability:
+// of what is unknown to all in training a classifier knows nothing.
 //
 // A window that is too short to be judged stays as it is, and so does everything
 // without a model (nil).
@@ -44,6 +45,9 @@ func (r *Result) Fuse(m *Learned) *Result {
 			Reason: fmt.Sprintf("the model's classifiers were not asked: the job is unlike all that they have seen (%s)", strings.Join(alien, ", "))})
 	}
 	for _, c := range cases {
+		if c.Unknown {
+			continue
+		}
 		o := m.judge(c, job)
 		if o.strange != nil && alien == nil && len(strange[c.Cause]) == 0 {
 			strange[c.Cause] = append([]string{at(c.Target)}, o.strange...)
@@ -99,6 +103,9 @@ func (r *Result) Probability(p dhalion.Pair) (v float64, ok bool) {
 		if d.Target == p.Target && d.Cause == p.Cause {
 			return d.Probability, true
 		}
+	}
+	if r.unjudged[p] {
+		return 0, false
 	}
 	for _, u := range r.Unknown {
 		if u.Cause == "" || u.Cause == p.Cause && u.Target == p.Target {

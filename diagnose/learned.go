@@ -95,6 +95,7 @@ const leastIncidents = 4
 // fusion learns how far to trust them, comes from classifiers that have seen nothing
 // of its family (where there is one family: of its run; of one run: of the incident).
 func Train(ctx context.Context, examples []Example, opt TrainOptions) (*Learned, error) {
+	examples = OneFamilyARun(examples)
 	rows := rowsOf(examples)
 	if len(rows) == 0 {
 		return nil, errors.New("diagnose: train: no examples")
@@ -127,7 +128,7 @@ func Train(ctx context.Context, examples []Example, opt TrainOptions) (*Learned,
 				return nil, err
 			}
 			for _, r := range of {
-				if folds[r.example] == f && c != nil && m.strange(r.Case, jobOf(examples[r.example].Cases), f) == nil {
+				if folds[r.example] == f && c != nil && !r.Unknown && m.strange(r.Case, jobOf(examples[r.example].Cases), f) == nil {
 					outside[r.index] = m.ask(c, s.Kind, r.Vector.Values)
 				}
 			}
@@ -163,6 +164,7 @@ func Train(ctx context.Context, examples []Example, opt TrainOptions) (*Learned,
 	if m.References, err = m.references(examples, rows, folds, outside); err != nil {
 		return nil, err
 	}
+	m.remember()
 	m.Exemplars = m.exemplars(examples, rows, outside)
 	return m, nil
 }
@@ -200,7 +202,7 @@ func about(examples []Example, rows []exampleRow, opt TrainOptions) About {
 	for _, r := range rows {
 		e := examples[r.example]
 		families[e.Family] = 0
-		if r.holds == 1 {
+		if r.holds == 1 && r.likely {
 			incidents[e.Incident] = 0
 		}
 		fmt.Fprintf(sum, "%s %s %s %s\n", e.Run, e.At.UTC().Format(time.RFC3339Nano), r.Cause, r.Target)
@@ -220,13 +222,17 @@ func about(examples []Example, rows []exampleRow, opt TrainOptions) About {
 type exampleRow struct {
 	Case
 	index, example int
+	incident       string
 	holds          float64
 	weight         float64
 	sure           bool
+	likely         bool // the example has no likelier row of the pair
 }
 
 // rowsOf are the pairs of all examples that the labels tell of. Every incident, and
-// every quiet minute, has the same weight however often it was asked for.
+// every quiet minute, has the same weight however often it was asked for. A pair that
+// holds by a label that is not certain is there twice, as one that holds and as one
+// that does not, each by its chance: what is unlikely to hold teaches that it does not.
 func rowsOf(examples []Example) []exampleRow {
 	windows := map[string]float64{}
 	for _, e := range examples {
@@ -238,8 +244,15 @@ func rowsOf(examples []Example) []exampleRow {
 			if math.IsNaN(e.Holds[i]) {
 				continue
 			}
-			rows = append(rows, exampleRow{Case: c, index: len(rows), example: n, holds: e.Holds[i],
-				weight: e.Certainty / windows[e.Incident], sure: e.Certainty >= 1})
+			r := exampleRow{Case: c, index: len(rows), example: n, incident: e.Incident, holds: e.Holds[i],
+				weight: e.Certainty / windows[e.Incident], sure: e.sure(), likely: true}
+			if e.Chances != nil && !math.IsNaN(e.Chances[i]) {
+				p := e.Chances[i]
+				r.holds, r.weight, r.likely = 1, p/windows[e.Incident], p >= .5
+				rows = append(rows, r)
+				r.index, r.holds, r.weight, r.likely = len(rows), 0, (1-p)/windows[e.Incident], p < .5
+			}
+			rows = append(rows, r)
 		}
 	}
 	return rows
@@ -290,7 +303,7 @@ func tableOf(s seat, columns []int, rows []exampleRow) *models.Data {
 	for _, i := range columns {
 		d.Names = append(d.Names, features.JudgingSchema(s.Kind).Names[i])
 	}
-	held := map[int]bool{}
+	held := map[string]bool{}
 	var weight float64
 	for _, r := range rows {
 		for _, i := range columns {
@@ -300,8 +313,8 @@ func tableOf(s seat, columns []int, rows []exampleRow) *models.Data {
 		d.Weight = append(d.Weight, r.weight)
 		weight += r.weight
 		d.Rows++
-		if r.holds == 1 {
-			held[r.example] = true
+		if r.holds == 1 && r.likely {
+			held[r.incident] = true
 		}
 	}
 	if len(held) < leastIncidents || s.Cause == dhalion.Failing {
@@ -345,7 +358,7 @@ type opinion struct {
 	parts       [voices]float64
 	said        spoken
 	strange     []string // features unlike any seen in training; the classifier is not asked then
-	silent      bool     // there is no classifier for it
+	silent      bool     // there is no classifier for it, or what it takes is unknown
 }
 
 // everyFold asks what is familiar of all that was seen in training.
@@ -392,7 +405,7 @@ func jobOf(cases []Case) []float64 {
 func (m *Learned) judge(c Case, job []float64) opinion {
 	o := opinion{said: spoken{c.Rules, math.NaN(), c.Synthesis}}
 	fusion, calibration := m.Fused, m.Calibration
-	if classifier := m.Classifiers[seatOf(c.Pair)]; classifier == nil {
+	if classifier := m.Classifiers[seatOf(c.Pair)]; classifier == nil || c.Unknown {
 		o.silent = true
 	} else if o.strange = m.strange(c, job, everyFold); o.strange == nil {
 		o.said[byClassifier] = m.ask(classifier, c.Target.Kind, c.Vector.Values)
@@ -416,6 +429,17 @@ func (m *Learned) Probabilities(cases []Case) []float64 {
 	return out
 }
 
+// remember takes from the references how often each feature was unknown in training.
+func (m *Learned) remember() {
+	for kind, r := range m.References {
+		f := m.Familiar[kind]
+		f.lacked = make([]float64, len(f.columns))
+		for k := range f.columns {
+			f.lacked[k] = r.Shares[k][len(r.Shares[k])-1]
+		}
+	}
+}
+
 // Familiar knows the range of what was seen in training, per feature, and tells
 // vectors that are unlike it.
 type Familiar struct {
@@ -425,11 +449,17 @@ type Familiar struct {
 	Limit float64            `json:"limit"`
 
 	columns []int
+	lacked  []float64 // share of the rows in which the feature was unknown; empty: none is told
 	folds   []*Familiar
 }
 
+// rarely is the share of rows below which a feature was as good as always known: that
+// it is unknown then is as strange as any value can be. A classifier sends what is
+// unknown one way at each split, which such rows had no say in.
+const rarely = .001
+
 // oddness is the mean over features of how far outside the range the vector is, in
-// widths of the range, each at most 1.
+// widths of the range, each at most 1. What is unknown, and hardly ever was, is outside.
 func (f *Familiar) oddness(values []float64) float64 {
 	sum := 0.0
 	for k, i := range f.columns {
@@ -440,7 +470,9 @@ func (f *Familiar) oddness(values []float64) float64 {
 
 func (f *Familiar) outside(k int, v float64) float64 {
 	switch {
-	case math.IsNaN(v) || math.IsNaN(f.Low[k]):
+	case math.IsNaN(v):
+		return flag(len(f.lacked) > 0 && f.lacked[k] < rarely)
+	case math.IsNaN(f.Low[k]):
 		return 0
 	case v > f.High[k]:
 		return math.Min(1, (v-f.High[k])/math.Max(f.High[k]-f.Low[k], 1e-6))
@@ -462,7 +494,11 @@ func (f *Familiar) Strange(values []float64) []string {
 	var all []odd
 	for k, i := range f.columns {
 		if by := f.outside(k, values[i]); by > 0 {
-			all = append(all, odd{features.JudgingSchema(f.Kind).Names[i], by})
+			name := features.JudgingSchema(f.Kind).Names[i]
+			if math.IsNaN(values[i]) {
+				name += " is unknown"
+			}
+			all = append(all, odd{name, by})
 		}
 	}
 	slices.SortFunc(all, func(a, b odd) int { return cmp.Or(cmp.Compare(b.by, a.by), cmp.Compare(a.name, b.name)) })
@@ -502,11 +538,16 @@ func newFamiliar(kind dhalion.TargetKind, columns []int, examples []Example, fol
 		f := &Familiar{Kind: kind, columns: columns}
 		for _, i := range columns {
 			var known []float64
+			rows := 0
 			for k, v := range values {
-				if use(k) && !math.IsNaN(v[i]) {
-					known = append(known, v[i])
+				if use(k) {
+					rows++
+					if !math.IsNaN(v[i]) {
+						known = append(known, v[i])
+					}
 				}
 			}
+			f.lacked = append(f.lacked, 1-float64(len(known))/float64(max(1, rows)))
 			slices.Sort(known)
 			low, high := math.NaN(), math.NaN()
 			if n := len(known); n > 0 {

@@ -3,6 +3,7 @@ package diagnose
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dhalion-go/dhalion/models"
@@ -23,6 +24,7 @@ const mostFolds = 5
 // was learned from all before it. What is asked about is sure: outcomes that were
 // judged teach, and are no measure. There are none of a single incident.
 func Trials(examples []Example) []Trial {
+	examples = OneFamilyARun(examples)
 	families := familiesOf(examples)
 	folds := foldsOf(examples)
 	var out []Trial
@@ -59,6 +61,44 @@ func Trials(examples []Example) []Trial {
 }
 
 func (e *Example) sure() bool { return e.Certainty >= 1 }
+
+// OneFamilyARun is the examples with families that keep whole runs apart: what is told
+// of a run without naming a family belongs to the family that something else told of it
+// names, and families that have a run in common are one, named after all of them. A run
+// of which nothing names any is a family by itself.
+func OneFamilyARun(examples []Example) []Example {
+	named := map[string]map[string]int{} // the families that are one with a run's
+	for _, e := range examples {
+		all := named[e.Run]
+		if all == nil {
+			all = map[string]int{}
+			named[e.Run] = all
+		}
+		if _, known := all[e.Family]; known || e.Family == "" || e.Family == e.Run {
+			continue
+		}
+		all[e.Family] = 0
+		for run, other := range named {
+			if _, ok := other[e.Family]; ok && run != e.Run {
+				for name := range other {
+					all[name] = 0
+				}
+			}
+		}
+		for run, other := range named {
+			if slices.ContainsFunc(sorted(other), func(name string) bool { _, ok := all[name]; return ok }) {
+				named[run] = all
+			}
+		}
+	}
+	out := slices.Clone(examples)
+	for i, e := range out {
+		if out[i].Family = strings.Join(sorted(named[e.Run]), "+"); out[i].Family == "" {
+			out[i].Family = e.Run
+		}
+	}
+	return out
+}
 
 func familiesOf(examples []Example) []string {
 	names := map[string]int{}

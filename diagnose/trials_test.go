@@ -3,6 +3,7 @@ package diagnose
 import (
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -39,14 +40,20 @@ func TestOfASingleJobTheClassifierIsTrustedAsFarAsItForesees(t *testing.T) {
 
 func TestTrialsKeepRunsAndTimesApart(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
+		// Who labels a run may name its family, another, or none.
 		families, runs := rapid.IntRange(1, 3).Draw(t, "families"), rapid.IntRange(1, 4).Draw(t, "runs")
+		mixed := rapid.Bool().Draw(t, "mixed")
 		var all []Example
 		for i := range rapid.IntRange(1, 40).Draw(t, "n") {
-			f, r := rapid.IntRange(0, families-1).Draw(t, "family"), rapid.IntRange(0, runs-1).Draw(t, "run")
+			r := rapid.IntRange(0, runs-1).Draw(t, "run")
+			f := fmt.Sprint("family", r%families)
+			if mixed {
+				f = rapid.SampledFrom([]string{f, f, "", "run" + fmt.Sprint(r), "family0"}).Draw(t, "family")
+			}
 			in := rapid.IntRange(0, 5).Draw(t, "incident")
 			// A run's incidents come one after the other, and runs do.
 			at := 100000*r + 1000*in + i
-			all = append(all, Example{Family: fmt.Sprint(f), Run: fmt.Sprint(f, r), Incident: fmt.Sprint(f, r, in), At: time.Unix(int64(at), 0), Certainty: rapid.SampledFrom([]float64{1, 1, .7}).Draw(t, "certainty")})
+			all = append(all, Example{Family: f, Run: fmt.Sprint("run", r), Incident: fmt.Sprint(r, "/", in), At: time.Unix(int64(at), 0), Certainty: rapid.SampledFrom([]float64{1, 1, .7}).Draw(t, "certainty")})
 		}
 		different := func(of func(Example) string) int {
 			seen := map[string]bool{}
@@ -55,7 +62,7 @@ func TestTrialsKeepRunsAndTimesApart(t *testing.T) {
 			}
 			return len(seen)
 		}
-		several, manyRuns := different(func(e Example) string { return e.Family }) > 1, different(func(e Example) string { return e.Run }) > 1
+		several, manyRuns := apart(named(all)) > 1, different(func(e Example) string { return e.Run }) > 1
 		for _, trial := range Trials(all) {
 			latest := time.Unix(math.MinInt32, 0)
 			runs, incidents, families := map[string]bool{}, map[string]bool{}, map[string]bool{}
@@ -84,6 +91,36 @@ func TestTrialsKeepRunsAndTimesApart(t *testing.T) {
 	})
 }
 
+// named are the examples with a family of its own for each that names none.
+func named(all []Example) []Example {
+	all = slices.Clone(all)
+	for i, e := range all {
+		if e.Family == "" {
+			all[i].Family = e.Run
+		}
+	}
+	return all
+}
+
+// apart counts the groups of examples that no run and no family connects.
+func apart(all []Example) int {
+	group := make([]int, len(all))
+	for i := range group {
+		group[i] = i
+	}
+	for range all {
+		for i, a := range all {
+			for j, b := range all {
+				if a.Run == b.Run || a.Family == b.Family {
+					group[i] = min(group[i], group[j])
+				}
+			}
+		}
+	}
+	slices.Sort(group)
+	return len(slices.Compact(group))
+}
+
 func TestASingleIncidentIsTriedOnNothing(t *testing.T) {
 	e := made(1, 1)[0]
 	if trials := Trials([]Example{e, e}); len(trials) != 0 {
@@ -91,5 +128,20 @@ func TestASingleIncidentIsTriedOnNothing(t *testing.T) {
 	}
 	if trials := Trials(nil); len(trials) != 0 {
 		t.Errorf("of nothing: %+v", trials)
+	}
+}
+
+func TestAFamilyNamedForSomeOfARunHoldsForAllOfIt(t *testing.T) {
+	var families []string
+	for _, e := range OneFamilyARun([]Example{
+		{Run: "file/a", Family: "diamond"}, {Run: "file/a"}, {Run: "file/a", Family: "file/a"}, // a label, an outcome, one by hand
+		{Run: "file/b", Family: "chain"}, {Run: "file/c", Family: "fanout"}, {Run: "file/b", Family: "fanout"}, // one run, two families
+		{Run: "file/d"}, {Run: "file/e", Family: "file/e"},
+	}) {
+		families = append(families, e.Family)
+	}
+	want := []string{"diamond", "diamond", "diamond", "chain+fanout", "chain+fanout", "chain+fanout", "file/d", "file/e"}
+	if !slices.Equal(families, want) {
+		t.Errorf("%q, not %q", families, want)
 	}
 }

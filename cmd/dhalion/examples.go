@@ -90,7 +90,7 @@ func (a *app) examples(ctx context.Context, st *store.Store, f judgeFlags, incid
 	if len(out) == 0 {
 		return nil, hinted(errors.New("nothing is known of the times of the incidents"), "ingest the histories that the labels are about")
 	}
-	return out, nil
+	return diagnose.OneFamilyARun(out), nil
 }
 
 // newLesson works out the windows of a job's incidents; no time is asked twice.
@@ -172,9 +172,6 @@ func (l *lesson) examples(ctx context.Context, st *store.Store, judged func()) (
 			continue // too little was known
 		}
 		e.Family, e.Run, e.Incident = in.Family, string(l.job), in.Name
-		if e.Family == "" {
-			e.Family = string(l.job)
-		}
 		e.Certainty = min(e.Certainty, in.Certainty)
 		if e.Incident == "" {
 			e.Incident = fmt.Sprintf("%s %s", l.job, stamp(in.Start))

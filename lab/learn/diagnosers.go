@@ -22,20 +22,24 @@ func fusionOf(learner string) string { return "fusion with " + learner }
 // other machines.
 const withProcessor = "fusion with cpu and gc"
 
+// matched is scikit-learn's booster at the settings of ours; the others of its rows are
+// as it comes.
+const matched = "HistGradientBoosting at our settings"
+
 // diagnosers are all that are compared, the shipped fusion last.
 func diagnosers(seed uint64, foreign *sklearn) []diagnoser {
 	all := []diagnoser{
 		{"paper", paper},
-		{"rules", func(context.Context, []window) (asker, error) { return each(byRules), nil }},
+		{"rules", rules},
 		{"rules+platt", rulesScaled},
-		{"synthesis", func(context.Context, []window) (asker, error) { return each(bySynthesis), nil }},
+		{"synthesis", synthesis},
 	}
 	for _, some := range []map[string]models.Learner{diagnose.Baselines(), diagnose.Learners()} {
 		for _, name := range slices.Sorted(maps.Keys(some)) {
 			all = append(all, diagnoser{name, alone(some[name], seed)})
 		}
 	}
-	for _, name := range []string{"HistGradientBoosting", "RandomForest"} {
+	for _, name := range []string{"HistGradientBoosting", matched, "RandomForest"} {
 		all = append(all, diagnoser{"scikit-learn " + name, foreign.learn(name, seed)})
 	}
 	all = append(all, diagnoser{withProcessor, fusion(diagnose.TrainOptions{Learner: diagnose.Learners()[shipped], Seed: seed, Also: func(name string) bool {
@@ -63,17 +67,56 @@ func each(ask func(window) []float64) asker {
 
 func byRules(w window) []float64 { return diagnose.ByRules(w.Cases) }
 
-// bySynthesis asks the simulated hypotheses alone; what they do not speak of does not
-// hold.
-func bySynthesis(w window) []float64 {
-	p := make([]float64, len(w.Cases))
-	for i, c := range w.Cases {
-		if !math.IsNaN(c.Synthesis) {
-			p[i] = logistic(c.Synthesis)
+// rates are how often a cause holds at a kind of target where a voice has no answer: a
+// silence that counted as certainty would cost it more than any error.
+type rates map[place]float64
+
+// ratesOf counts the scored windows of the shapes that are known; what there is little
+// of is held to the rate of all.
+func ratesOf(from []window, silent func(diagnose.Case) bool) rates {
+	held, asked := rates{}, rates{}
+	var allHeld, all float64
+	for _, w := range from {
+		for i, c := range w.Cases {
+			if scored(w) && !math.IsNaN(w.Holds[i]) && silent(c) {
+				held[placeOf(c)] += w.Holds[i]
+				asked[placeOf(c)]++
+				allHeld += w.Holds[i]
+				all++
+			}
 		}
 	}
-	return p
+	overall := (allHeld + 1) / (all + 2)
+	out := rates{}
+	for _, cause := range dhalion.Causes {
+		for _, kind := range dhalion.TargetKinds {
+			at := place{cause, kind}
+			out[at] = (held[at] + overall) / (asked[at] + 1)
+		}
+	}
+	return out
 }
+
+// voice is one that answers by log-odds, NaN where it has no answer.
+func voice(of func(diagnose.Case) float64) func(context.Context, []window) (asker, error) {
+	return func(_ context.Context, from []window) (asker, error) {
+		rate := ratesOf(from, func(c diagnose.Case) bool { return math.IsNaN(of(c)) })
+		return each(func(w window) []float64 {
+			p := make([]float64, len(w.Cases))
+			for i, c := range w.Cases {
+				if p[i] = logistic(of(c)); math.IsNaN(p[i]) {
+					p[i] = rate[placeOf(c)]
+				}
+			}
+			return p
+		}), nil
+	}
+}
+
+var (
+	rules     = voice(func(c diagnose.Case) float64 { return c.Rules })
+	synthesis = voice(func(c diagnose.Case) float64 { return c.Synthesis })
+)
 
 // paper is the Dhalion paper's policy, which says yes or no. Its yes is worth as much
 // as it was on the shapes that are known, and so is its no, by Laplace's rule.
@@ -134,8 +177,10 @@ type place struct {
 	kind  dhalion.TargetKind
 }
 
+func placeOf(c diagnose.Case) place { return place{c.Cause, c.Target.Kind} }
+
 // alone is a learner by itself, a classifier a cause and kind of target; where it has
-// too little to learn from, nothing holds.
+// too little to learn from, it answers by the rate.
 func alone(l models.Learner, seed uint64) func(context.Context, []window) (asker, error) {
 	return func(ctx context.Context, from []window) (asker, error) {
 		learned := map[place]models.Model{}
@@ -146,10 +191,12 @@ func alone(l models.Learner, seed uint64) func(context.Context, []window) (asker
 			}
 			learned[place{t.Cause, t.Kind}] = m
 		}
+		rate := ratesOf(from, func(c diagnose.Case) bool { return learned[placeOf(c)] == nil })
 		return each(func(w window) []float64 {
 			p := make([]float64, len(w.Cases))
 			for i, c := range w.Cases {
-				if m := learned[place{c.Cause, c.Target.Kind}]; m != nil {
+				p[i] = rate[placeOf(c)]
+				if m := learned[placeOf(c)]; m != nil {
 					var two [2]float64
 					m.Predict(diagnose.Inputs(c), two[:])
 					p[i] = two[1]

@@ -36,6 +36,9 @@ type window struct {
 	About recorded.Incident // zero in quiet windows
 	Burn  bool
 	Paper []bool // whether the paper's policy says so, of each case; where asked
+	// Right says of a window that is too short to be judged, which has no cases, that
+	// what is said of it all the same, by rules alone, is right.
+	Right bool
 }
 
 func (w window) when(a asked) bool {
@@ -98,14 +101,20 @@ func windowsOf(ctx context.Context, run recorded.Run, p, paper *policy.Policy) (
 			return err
 		}
 		e := diagnose.NewExample(r, held)
-		if e.Cases == nil {
-			return nil // too little data: it abstains
+		if e.Cases == nil && (len(when) == 0 || in.Name == "") {
+			return nil // too little data, and no fault that could be missed
 		}
 		e.Family, e.Run, e.Incident = run.Shape, run.Name, in.Name
 		if in.Name == "" {
 			e.Incident = run.Name + "/" + at.Format("150405")
 		}
 		w := window{Example: e, Asked: when, About: in, Burn: run.Burn}
+		if e.Cases == nil && len(r.Diagnoses) > 0 {
+			d := r.Diagnoses[0]
+			w.Right = slices.ContainsFunc(in.Held, func(h dhalion.Incident) bool {
+				return h.Cause == d.Cause && (h.Target == d.Target || h.Cause == dhalion.Failing)
+			})
+		}
 		if len(when) > 0 {
 			r, err := diagnose.Evaluate(run.History, at, paper)
 			if err != nil {

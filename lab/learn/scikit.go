@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/dhalion-go/dhalion/diagnose"
@@ -78,12 +79,19 @@ func (s *sklearn) learn(name string, seed uint64) func(context.Context, []window
 				return nil, err
 			}
 			t := task{Learner: name, Seed: seed}
+			tables := diagnose.Tables(examples(from))
+			rate := ratesOf(from, func(c diagnose.Case) bool {
+				return !slices.ContainsFunc(tables, func(t diagnose.Table) bool { return placeOf(c) == place{t.Cause, t.Kind} })
+			})
 			out := make([][]float64, len(all))
 			for i, w := range all {
 				out[i] = make([]float64, len(w.Cases))
+				for k, c := range w.Cases {
+					out[i][k] = rate[placeOf(c)]
+				}
 			}
 			var asked [][][2]int // window and case of each row
-			for n, table := range diagnose.Tables(examples(from)) {
+			for n, table := range tables {
 				y := make([]float64, len(table.Data.Y))
 				for i, v := range table.Data.Y {
 					y[i] = float64(v)

@@ -2,7 +2,8 @@
 
 usage: scikit.py FOLDER. A line of JSON on stdin names a learner, a seed and how many columns each table has; a table N is
 FOLDER/N-{x,y,w,t}.bin (float64: features row by row, 0 or 1, weights, features asked about). It writes FOLDER/N-p.bin, the
-probability of 1 for each row asked about, and prints "done". Settings are scikit-learn's own.
+probability of 1 for each row asked about, and prints "done". Settings are scikit-learn's own, but for "our settings",
+which are those of our booster as far as it has them (of rows it draws no part).
 """
 import json
 import os
@@ -21,6 +22,9 @@ for line in sys.stdin:
         x, t = x[:, known], t[:, known]
         if task["learner"] == "HistGradientBoosting":
             model = HistGradientBoostingClassifier(random_state=task["seed"])
+        elif task["learner"] == "HistGradientBoosting at our settings":
+            model = HistGradientBoostingClassifier(random_state=task["seed"], max_iter=80, learning_rate=.1, max_leaf_nodes=8, max_depth=3,
+                                                   min_samples_leaf=10, l2_regularization=5, max_features=.5, early_stopping=False)
         else:
             model = RandomForestClassifier(random_state=task["seed"], n_jobs=-1)
         p = np.zeros(len(t))

@@ -115,8 +115,11 @@ func judge(name string, all []window, p [][]float64, seed uint64) score {
 				best = k
 			}
 		}
-		holds := holds(w, best)
-		if scored(w) {
+		holds := w.Right // of a window too short to be judged there are no probabilities
+		if best >= 0 {
+			holds = holdsAt(w, best)
+		}
+		if scored(w) && best >= 0 {
 			top, right = append(top, p[i][best]), append(right, holds)
 			for k := range w.Cases {
 				if !math.IsNaN(w.Holds[k]) {
@@ -187,8 +190,8 @@ func judge(name string, all []window, p [][]float64, seed uint64) score {
 	return s
 }
 
-// holds says that a pair is one that was labelled; of failing any target will do.
-func holds(w window, k int) bool {
+// holdsAt says that a pair is one that was labelled; of failing any target will do.
+func holdsAt(w window, k int) bool {
 	c := w.Cases[k]
 	return w.Holds[k] == 1 || c.Cause == dhalion.Failing && slices.Contains(w.About.Causes(), dhalion.Failing)
 }
@@ -204,7 +207,7 @@ func together(w window, p []float64) bool {
 	for k, c := range w.Cases {
 		if _, ok := held[c.Cause]; !ok {
 			other = math.Max(other, p[k])
-		} else if holds(w, k) {
+		} else if holdsAt(w, k) {
 			held[c.Cause] = math.Max(held[c.Cause], p[k])
 		}
 	}
@@ -229,6 +232,9 @@ func listed(w window, p []float64) string {
 		return 0
 	})
 	var out []string
+	if len(order) == 0 {
+		return "too little data"
+	}
 	for _, k := range order[:min(4, len(order))] {
 		out = append(out, fmt.Sprintf("%s at %s %.2f", w.Cases[k].Cause, at(w.Cases[k].Target), p[k]))
 	}
@@ -376,9 +382,11 @@ func bars(w io.Writer, scores []score, seed uint64) (missed []string) {
 func logistic(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
 
 func examples(from []window) []diagnose.Example {
-	out := make([]diagnose.Example, len(from))
-	for i, w := range from {
-		out[i] = w.Example
+	var out []diagnose.Example
+	for _, w := range from {
+		if w.Cases != nil {
+			out = append(out, w.Example)
+		}
 	}
 	return out
 }
