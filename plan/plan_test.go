@@ -464,6 +464,17 @@ func TestASmallSavingIsNotWorthARestart(t *testing.T) {
 	same(t, briefly(made(t, in, set)), "sink 3 → 2 instances")
 }
 
+func TestNoComponentGetsMoreInstancesThanTheEngineHasSlots(t *testing.T) {
+	in := wordcount(4, found(dhalion.Underprovisioned, at("counter"), 0.95))
+	in.Topology.Slots = []dhalion.Slots{{Worker: "tm-1", Slots: 8}, {Worker: "tm-2", Slots: 4}}
+	p := made(t, in, defaults())
+	// 12 slots bound it as a maximum parallelism of 12 does, below.
+	same(t, briefly(p), "counter 8 → 12 instances", "sink 3 → 5 instances", "splitter 4 → 7 instances")
+	hasWarning(t, p, WarnMaxParallelism, "counter wants 15 instances, and the number of the engine's slots allows 12")
+	in.Topology.Slots = in.Topology.Slots[1:] // fewer than it has instances: they were counted before
+	same(t, briefly(made(t, in, defaults())), "counter 8 → 20 instances", "sink 3 → 7 instances", "splitter 4 → 9 instances")
+}
+
 func TestABoundSetsTheRateForTheRest(t *testing.T) {
 	in := wordcount(4, found(dhalion.Underprovisioned, at("counter"), 0.95))
 	in.Topology.Components[0].MaxParallelism = 12

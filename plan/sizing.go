@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/dhalion-go/dhalion"
 )
@@ -46,10 +47,16 @@ type size struct {
 // newSize is that of a component of which nothing is known yet.
 func (s *Situation) newSize(c dhalion.Component, load ComponentLoad) size {
 	z := size{load: load, now: c.Parallelism, required: math.NaN(), low: math.NaN(), high: math.NaN(), want: c.Parallelism, to: c.Parallelism, down: c.Parallelism}
+	// Of instances of one component no two share a slot. Where one has more than there
+	// are slots, these were told of an older state of the engine.
+	slots := s.Topology.TotalSlots()
+	if slices.ContainsFunc(s.Topology.Components, func(c dhalion.Component) bool { return c.Parallelism > slots }) {
+		slots = 0
+	}
 	for _, b := range []struct {
 		n    int
 		what string
-	}{{c.MaxParallelism, "its maximum parallelism"}, {s.set.maxParallelism, "the policy's max_parallelism"}} {
+	}{{c.MaxParallelism, "its maximum parallelism"}, {s.set.maxParallelism, "the policy's max_parallelism"}, {slots, "the number of the engine's slots"}} {
 		if b.n > 0 && (z.most == 0 || b.n < z.most) {
 			z.most, z.bound = b.n, b.what
 		}
