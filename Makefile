@@ -40,9 +40,9 @@ cross:
 
 test: ## every test, with the race detector where there is a C compiler, on a real PostgreSQL
 	@if command -v $${CC:-cc} >/dev/null; then \
-	  echo "go test -race"; CGO_ENABLED=1 $(GO) test -race -timeout 20m $(PACKAGES); \
+	  echo "go test -race"; CGO_ENABLED=1 $(GO) test -race -timeout 40m $(PACKAGES); \
 	else \
-	  echo "go test (no C compiler: without the race detector)"; $(GO) test -timeout 20m $(PACKAGES); \
+	  echo "go test (no C compiler: without the race detector)"; $(GO) test -timeout 40m $(PACKAGES); \
 	fi
 
 fuzz: ## every fuzz target for FUZZTIME (10m)
