@@ -120,6 +120,10 @@ func maker(made []Change) ChangeBy {
 	return made[0].By
 }
 
+// seenLate is how long after a restart has settled a poll may be the first to see what
+// it came to.
+const seenLate = time.Minute
+
 // explained is the newest deed that explains what one topology changed of the one
 // before; a change of no component is a new run.
 func explained(deeds []Deed, before, t Topology, x Change) (Deed, bool) {
@@ -130,7 +134,10 @@ func explained(deeds []Deed, before, t Topology, x Change) (Deed, bool) {
 		during := d.Ended.IsZero() || !t.From.After(d.Ended)
 		switch {
 		case d.Component == "":
-			if during || before.From.Before(d.Begun) {
+			// A new run comes up as the program has it and then gets the parallelism of the
+			// one before: that is two topologies, of which polls may see the second late.
+			late := !before.From.After(d.Ended) && !t.From.After(d.Ended.Add(seenLate))
+			if during || before.From.Before(d.Begun) || late {
 				return d, true
 			}
 		case d.Component != x.Component:

@@ -57,6 +57,8 @@ func TestAChangeIsOursWhereADeedExplainsItAndElseForeign(t *testing.T) {
 		{"by one that begins to look after it", []Topology{first, shaped(10, ChangeFirst, 12, 3)}, []Deed{deed("counter", 12, 8, 9)}, "counter 8→12 dhalion", ChangeDhalion},
 		{"in the course of a restart of ours", []Topology{first, shaped(10, ChangeOperator, 4, 3), shaped(10.5, ChangeOperator, 8, 3)},
 			[]Deed{deed("", 0, 9, 11)}, "counter 8→4 dhalion, counter 4→8 dhalion", ChangeDhalion},
+		{"the end of a restart of ours, seen a while after it had settled", []Topology{first, shaped(10, ChangeOperator, 4, 3), shaped(11.5, ChangeOperator, 8, 3)},
+			[]Deed{deed("", 0, 9, 11)}, "counter 8→4 dhalion, counter 4→8 dhalion", ChangeDhalion},
 		{"long after a restart of ours was seen", []Topology{first, shaped(10, ChangeOperator, 8, 3), shaped(20, ChangeOperator, 4, 3)},
 			[]Deed{deed("", 0, 9, 11)}, "counter 8→4 operator", ChangeOperator},
 		{"a new run of ours with the same parallelism", []Topology{first, shaped(10, ChangeOperator, 8, 3)}, []Deed{deed("", 0, 9, 11)}, "", ChangeDhalion},
