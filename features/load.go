@@ -142,12 +142,12 @@ func (i *instanceState) offeredOf() []float64 {
 	if out == nil || lag == nil {
 		return nil
 	}
-	rows := make([]float64, i.hi-i.lo)
+	rows, perRead := make([]float64, i.hi-i.lo), i.perRead()
 	for k := range rows {
 		rows[k] = nan
 		if at := k + before; at > 0 {
 			seconds := float64(i.series.times[i.lo+k]-i.series.times[i.lo+k-1]) / 1e6
-			if v := out[at] + i.perRead()*(lag[at]-lag[at-1])/seconds; known(v) {
+			if v := out[at] + perRead*(lag[at]-lag[at-1])/seconds; known(v) {
 				rows[k] = math.Max(0, v)
 			}
 		}
@@ -161,8 +161,10 @@ func (i *instanceState) offeredOf() []float64 {
 func (i *instanceState) perRead() float64 { return perRead(i.series, i.lo, i.hi) }
 
 func perRead(s *series, lo, hi int) float64 {
-	return orElse(ratio(mean(s.col(dhalion.RecordsOut, lo, hi)), mean(s.col(dhalion.RecordsIn, lo, hi)), 0), 1)
+	return putOutPerRead(mean(s.col(dhalion.RecordsOut, lo, hi)), mean(s.col(dhalion.RecordsIn, lo, hi)))
 }
+
+func putOutPerRead(out, in float64) float64 { return orElse(ratio(out, in, 0), 1) }
 
 // arrivals is a source's offered load: the mean over the window, lately, and
 // poll by poll lately. The rows of its instances are added where they carry one
@@ -443,7 +445,7 @@ func (r *Reader) loadOf(c *componentState) Load {
 	lo, hi := orNaN(r.past.low, c.spec.Name), orNaN(r.past.high, c.spec.Name)
 	lag, perRead := c.row.get(string(dhalion.Lag)), 1.0
 	if c.source {
-		perRead = orElse(ratio(c.row.get(string(dhalion.RecordsOut)), c.row.get(string(dhalion.RecordsIn)), 0), 1)
+		perRead = putOutPerRead(c.row.get(string(dhalion.RecordsOut)), c.row.get(string(dhalion.RecordsIn)))
 		lag *= perRead
 	}
 	return Load{

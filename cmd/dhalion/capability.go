@@ -348,7 +348,7 @@ func (job *capability) assessComponents(j jobAnswers, f *findings) {
 			Source: planned && inputs[v.ID] == 0, Operators: max(1, operators[v.ID]),
 		}
 		if c.Operators == 1 { // versions differ in the description; the name joins them, too
-			c.Operators += strings.Count(v.Name, " -> ")
+			c.Operators = flink.Operators(v.Name)
 		}
 		if r, ok := j.requirements[v.ID]; ok {
 			c.Requested = positive(r.Parallelism.UpperBound)

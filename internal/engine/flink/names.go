@@ -53,6 +53,9 @@ func ComponentNames(vertices []Vertex) map[string]string {
 	return names
 }
 
-// Chained says that a vertex is several operators in one task: Flink joins their names
-// by an arrow.
-func Chained(vertexName string) bool { return strings.Contains(vertexName, " -> ") }
+// Operators is how many operators run in one task of a vertex: Flink joins the names
+// of those that it chains by an arrow.
+func Operators(vertexName string) int { return 1 + strings.Count(vertexName, " -> ") }
+
+// Chained says that a vertex is several operators.
+func Chained(vertexName string) bool { return Operators(vertexName) > 1 }
