@@ -16,9 +16,10 @@ import (
 // made, at the time of the topology that shows it.
 const EventForeign = "foreign"
 
-// Deeds lists what plans of ours did to a job, of actions begun in (after, upTo] and
-// confirmed as done, by when they were begun. It knows no more of what came after upTo
-// than whether an action was confirmed, and when it had settled.
+// Deeds lists what plans of ours did to a job, of actions begun in (after, upTo], by when
+// they were begun: those confirmed as done, and those of which nobody knows because an
+// applier died over them. It knows no more of what came after upTo than whether an
+// action was confirmed, and when it had settled.
 func (s *Store) Deeds(ctx context.Context, job dhalion.JobID, after, upTo time.Time) ([]dhalion.Deed, error) {
 	// A plan that is judged as unclear had settled before; one that is given up has not.
 	rows, err := s.pool.Query(ctx, `
@@ -27,7 +28,7 @@ func (s *Store) Deeds(ctx context.Context, job dhalion.JobID, after, upTo time.T
 			FROM journal i LEFT JOIN journal c ON c.intent = i.id JOIN plans p ON p.id = i.plan
 			WHERE p.job = $1 AND i.step = 'intent' AND i.at <= $3
 			GROUP BY i.plan, i.action
-			HAVING bool_or(c.result ->> 'outcome' = $4) AND min(i.at) > $2
+			HAVING bool_or(c.id IS NULL OR c.result ->> 'outcome' = $4) AND min(i.at) > $2
 		)
 		SELECT b.plan, b.action, b.at, (
 			SELECT coalesce(min(l.at) FILTER (WHERE l.event = 'applied'), max(l.at)) FROM log l
