@@ -229,29 +229,39 @@ func stale(s State) *Refusal {
 	case s.Row != nil && s.Row.State == dhalion.PlanStale:
 		return refuse("it was marked as stale")
 	}
-	listed := Jobs(s.Plan)
-	for _, x := range s.Sharing {
-		if _, ok := slices.BinarySearch(listed, x.Job); !ok {
-			return refuse(fmt.Sprintf("%s has instances on worker %s, too, and the plan does not list it", x.Job, x.Worker))
-		}
-		for _, a := range s.Plan.Actions {
-			if Leaves(a) != x.Worker {
-				continue
-			}
-			of := slices.IndexFunc(a.Affects, func(t dhalion.Affected) bool { return t.Job == x.Job })
-			switch {
-			case of < 0:
-				return refuse(fmt.Sprintf("%s has instances on worker %s, too, and the action that leaves it does not list it", x.Job, x.Worker))
-			case a.Affects[of].Instances != x.Instances || a.Affects[of].Of != x.Of:
-				return refuse(fmt.Sprintf("%s has %d of %d instances on worker %s, and the plan speaks of %d of %d",
-					x.Job, x.Instances, x.Of, x.Worker, a.Affects[of].Instances, a.Affects[of].Of))
-			}
-		}
+	if reason := sharedOtherwise(s, s.Plan.Actions, true); reason != "" {
+		return refuse(reason)
 	}
 	if age := s.Now.Sub(s.Plan.AsOf); s.LiveEngine && age > MaxAge {
 		return refuse(fmt.Sprintf("it looks at %s, %s ago; on a live engine at most %s are allowed", rfc(s.Plan.AsOf), planfile.Duration(age), planfile.Duration(MaxAge)))
 	}
 	return nil
+}
+
+// sharedOtherwise says what is not as actions have it that move instances off a
+// worker: a job there that they do not list, or, with counts, another number of its
+// instances. Empty: all is as they say.
+func sharedOtherwise(s State, actions []dhalion.Action, counts bool) string {
+	listed := Jobs(s.Plan)
+	for _, x := range s.Sharing {
+		for _, a := range actions {
+			if Leaves(a) != x.Worker {
+				continue
+			}
+			of := slices.IndexFunc(a.Affects, func(t dhalion.Affected) bool { return t.Job == x.Job })
+			_, known := slices.BinarySearch(listed, x.Job)
+			switch {
+			case !known:
+				return fmt.Sprintf("%s has instances on worker %s, too, and the plan does not list it", x.Job, x.Worker)
+			case of < 0:
+				return fmt.Sprintf("%s has instances on worker %s, too, and the action that leaves it does not list it", x.Job, x.Worker)
+			case counts && (a.Affects[of].Instances != x.Instances || a.Affects[of].Of != x.Of):
+				return fmt.Sprintf("%s has %d of %d instances on worker %s, and the plan speaks of %d of %d",
+					x.Job, x.Instances, x.Of, x.Worker, a.Affects[of].Instances, a.Affects[of].Of)
+			}
+		}
+	}
+	return ""
 }
 
 // changed says how the topology differs, as far as that is known.

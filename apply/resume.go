@@ -10,8 +10,9 @@ import (
 // Resumable returns why a plan that was begun must not be gone on with, or nil.
 // Its content, approval and time were looked at when it was begun; what may be
 // otherwise since is asked again: whether the job is as the plan found it or as its
-// own steps made it, mode, quiet hours and limits, and who holds the jobs. journal
-// are the plan's entries. Without s.PresentTopology the job's shape is left to its
+// own steps made it, whom it shares the workers with that a step not yet begun moves
+// instances from, mode, quiet hours and limits, and who holds the jobs. journal are the
+// plan's entries. Without s.PresentTopology the job's shape is left to its
 // actuator, which sees it when the job is up again.
 //
 // A job that the plan has stopped and not yet started again is not left down for the
@@ -26,6 +27,9 @@ func Resumable(s State, journal []Entry) *Refusal {
 	// What the plan has begun may have its own jobs on their way up.
 	listed := Jobs(s.Plan)
 	s.Unseen = slices.DeleteFunc(slices.Clone(s.Unseen), func(job dhalion.JobID) bool { return slices.Contains(listed, job) })
+	if !slices.ContainsFunc(unbegun(s.Plan, journal), func(a dhalion.Action) bool { return Leaves(a) != "" }) {
+		s.Unseen = nil
+	}
 	for _, check := range []func(State) *Refusal{edited, func(s State) *Refusal { return elsewhere(s, journal) }, notAllowed, held} {
 		if r := check(s); r != nil {
 			r.Plan, r.Exit = s.ID, exits[r.Code]
@@ -33,6 +37,17 @@ func Resumable(s State, journal []Entry) *Refusal {
 		}
 	}
 	return nil
+}
+
+// unbegun are the actions of a plan of which the journal has no intent.
+func unbegun(p dhalion.Plan, journal []Entry) []dhalion.Action {
+	var all []dhalion.Action
+	for i, a := range p.Actions {
+		if len(entriesOf(journal, i)) == 0 {
+			all = append(all, a)
+		}
+	}
+	return all
 }
 
 // down reports whether the last step was left in its middle, as the journal knows.
@@ -52,12 +67,18 @@ func down(journal []Entry) bool {
 // elsewhere refuses a plan whose job is neither what it was nor what the plan's
 // steps as far as they were begun have made of it.
 func elsewhere(s State, journal []Entry) *Refusal {
+	because := func(reason string) *Refusal {
+		return &Refusal{Code: Stale, Reason: reason, Hint: "end it: " + planfile.Command("dhalion", "apply", s.ID, "--abort")}
+	}
+	// What was begun may have moved others' instances, too: then their number says nothing.
+	if reason := sharedOtherwise(s, unbegun(s.Plan, journal), len(journal) == 0); reason != "" {
+		return because(reason)
+	}
 	if s.PresentTopology == nil {
 		return nil
 	}
 	refuse := func() *Refusal {
-		return &Refusal{Code: Stale, Reason: "the job is neither what it was nor what the plan has made of it: " + changed(s),
-			Hint: "end it: " + planfile.Command("dhalion", "apply", s.ID, "--abort")}
+		return because("the job is neither what it was nor what the plan has made of it: " + changed(s))
 	}
 	if len(journal) == 0 {
 		if s.PresentTopology.Digest() != s.Plan.Basis.Topology {

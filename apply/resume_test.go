@@ -36,6 +36,23 @@ func TestAPlanThatWasBegunIsGoneOnWithOnlyWhereItMayBeAndTheJobIsItsOwn(t *testi
 		{"half of a rescale is there", sized(14, 2), []Entry{relocated, rescaled}, Stale, "counter had 8 instances and has 14"},
 		{"somebody rescaled on", sized(15, 3), []Entry{relocated, rescaled}, Stale, "counter had 8 instances and has 15"},
 		{"the graph is another", present(func(t *dhalion.Topology) { t.Edges = nil }), []Entry{relocated}, Stale, "neither what it was"},
+		{"a job came to share the worker before the move", func(s *State) { s.Sharing = []Sharing{{Job: "prod/late", Worker: "tm-1", Instances: 1, Of: 2}} },
+			[]Entry{rescaled}, Stale, "prod/late has instances on worker tm-1, too"},
+		{"it came there, and the job itself is not to be seen", func(s *State) {
+			s.Sharing, s.PresentTopology = []Sharing{{Job: "prod/late", Worker: "tm-1", Instances: 1, Of: 2}}, nil
+		}, []Entry{rescaled}, Stale, "prod/late has instances on worker tm-1, too"},
+		{"a listed job has more there, and nothing was begun", func(s *State) {
+			beside(s)
+			s.Sharing = []Sharing{{Job: "prod/zebra", Worker: "tm-1", Instances: 2, Of: 4}}
+		}, nil, Stale, "prod/zebra has 2 of 4 instances"},
+		{"a listed job has more there after what was begun", func(s *State) {
+			beside(s)
+			s.Sharing = []Sharing{{Job: "prod/zebra", Worker: "tm-1", Instances: 2, Of: 4}}
+		}, []Entry{rescaled}, "", ""},
+		{"a job came to share the worker after the move", func(s *State) { s.Sharing = []Sharing{{Job: "prod/late", Worker: "tm-1", Instances: 1, Of: 2}} },
+			[]Entry{relocated}, "", ""},
+		{"it is not known where a job is, before the move", func(s *State) { s.Unseen = []dhalion.JobID{"prod/late"} }, []Entry{rescaled}, NotAllowed, "whether prod/late has instances on worker tm-1 is not known"},
+		{"it is not known where a job is, after the move", func(s *State) { s.Unseen = []dhalion.JobID{"prod/late"} }, []Entry{relocated}, "", ""},
 		{"only to be looked at", func(s *State) { s.Jobs[0].Observe = "mode observe, d.yaml:3" }, nil, NotAllowed, "mode observe"},
 		{"quiet hours", func(s *State) { s.Jobs[0].Quiet = "22:00-06:00 UTC" }, nil, NotAllowed, "quiet hours"},
 		{"quiet hours, and a restart is in its middle", func(s *State) { s.Jobs[0].Quiet = "22:00-06:00 UTC" },
