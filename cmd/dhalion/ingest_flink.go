@@ -108,7 +108,8 @@ func (a *app) ingestFlink() *cobra.Command {
 		Short: "Follow the jobs of a Flink cluster",
 		Long: `Follow the jobs of a Flink cluster by its REST interface, until --for is over or the
 command is interrupted. Each poll is stored as one. What is not answered is unknown; a poll
-that fails is reported, and followed by the next.
+that fails is reported, and followed by the next. Where the very first one fails, the
+address is taken to be wrong and the command ends.
 
 A poll asks little: once per vertex, per 60 subtasks and per source, every 10 s per
 TaskManager, and at most five times more per job. With --record the answers are also
