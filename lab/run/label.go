@@ -18,7 +18,8 @@ type labelled struct {
 	number int
 	rows   []scenario.Row
 	doubts []string // why it may not be so; empty: verified
-	// unchecked are the rows that the raw numbers say nothing of.
+	// unchecked are the rows that the raw numbers say nothing of, or of which there
+	// are none.
 	unchecked map[scenario.Row]bool
 }
 
@@ -49,19 +50,23 @@ func label(log runLog, r *raw) []labelled {
 		}
 		l := labelled{incidentLog: in, number: i + 1, rows: scenario.Causes(log.Shape, h), unchecked: map[scenario.Row]bool{}}
 		for _, row := range l.rows {
-			if why := doubt(log, in, r, row); why != "" {
+			why, known := doubt(log, in, r, row)
+			if why != "" {
 				l.doubts = append(l.doubts, row.Cause+": "+why)
 			}
-			l.unchecked[row] = unchecked(log, in, row)
+			l.unchecked[row] = !known
 		}
 		all = append(all, l)
 	}
 	return all
 }
 
-// doubt says why the recording does not show what a row says, empty when it does
-// or when that is not cheaply told.
-func doubt(log runLog, in incidentLog, r *raw, row scenario.Row) string {
+// doubt says why the recording does not show what a row says, empty when it does;
+// known is false when it cannot tell, or lacks the numbers that would.
+func doubt(log runLog, in incidentLog, r *raw, row scenario.Row) (why string, known bool) {
+	if hidden(log, in, row) {
+		return "", false
+	}
 	from, to := row.Start.Add(seenAfter), row.End
 	if at := row.Start.Add(row.End.Sub(row.Start) / 4); at.After(from) {
 		from = at // queues fill and clients settle in the first quarter
@@ -72,14 +77,19 @@ func doubt(log runLog, in incidentLog, r *raw, row scenario.Row) string {
 		return now, past, ok1 && ok2
 	}
 	component := log.Shape.Components[row.Component]
-	utilisation := func(name string) float64 {
-		sum, n := 0.0, len(r.subtasks[name])
+	utilisation := func(name string) (mean float64, ok bool) {
+		n := log.Shape.Components[name].Parallelism
 		for i := range n {
 			s := r.over(name, i, from, to)
-			sum += s.share(s.busy)
+			busy, ok := s.share(s.busy)
+			if !ok {
+				return 0, false
+			}
+			mean += busy / float64(n)
 		}
-		return sum / float64(max(1, n))
+		return mean, true
 	}
+	known = true
 	switch row.Cause {
 	case "slow_instance":
 		now, past, ok := cost(row.Component, *row.Instance)
@@ -90,19 +100,20 @@ func doubt(log runLog, in incidentLog, r *raw, row scenario.Row) string {
 			}
 		}
 		if !ok || len(peers) == 0 {
-			return "too few records"
+			return "", false
 		}
 		if now < visible*past && now < visible*median(peers) {
-			return fmt.Sprintf("time per record x%.2f of its past, x%.2f of its peers", now/past, now/median(peers))
+			return fmt.Sprintf("time per record x%.2f of its past, x%.2f of its peers", now/past, now/median(peers)), true
 		}
 	case "slow_worker":
-		slow, seen := 0, 0
+		slow, seen, hosted := 0, 0, 0
 		for _, f := range in.Faults {
 			if f.On != row.Worker || f.Fault.Kind != scenario.SlowWorker {
 				continue
 			}
 			for name, list := range f.Hosted {
 				for _, i := range list {
+					hosted++
 					if now, past, ok := cost(name, i); ok {
 						seen++
 						if now >= visible*past {
@@ -112,14 +123,20 @@ func doubt(log runLog, in incidentLog, r *raw, row scenario.Row) string {
 				}
 			}
 		}
-		if slow < 2 {
-			return fmt.Sprintf("%d of %d instances took longer", slow, seen)
+		switch {
+		case slow >= 2:
+		case slow+hosted-seen >= 2:
+			return "", false
+		default:
+			return fmt.Sprintf("%d of %d instances took longer", slow, seen), true
 		}
 	case "sink_limited":
 		for i := range component.Parallelism {
-			if now, past, ok := cost(row.Component, i); ok && now < visible*past {
-				return fmt.Sprintf("time per record of instance %d x%.2f of its past", i, now/past)
+			now, past, ok := cost(row.Component, i)
+			if ok && now < visible*past {
+				return fmt.Sprintf("time per record of instance %d x%.2f of its past", i, now/past), true
 			}
+			known = known && ok
 		}
 	case "source_limited":
 		var due, read, pressed float64
@@ -128,20 +145,26 @@ func doubt(log runLog, in incidentLog, r *raw, row scenario.Row) string {
 				continue
 			}
 			s := r.over(row.Component, i, from, to)
+			share, ok := s.share(s.pressed)
+			if !ok {
+				return "", false
+			}
 			read += s.out
 			due += in.Load * component.Rate / float64(component.Parallelism) * s.seconds
-			pressed = math.Max(pressed, s.share(s.pressed))
+			pressed = math.Max(pressed, share)
 		}
 		if read > .93*due {
-			return fmt.Sprintf("read %.2f of what arrived", read/due)
+			return fmt.Sprintf("read %.2f of what arrived", read/due), true
 		}
 		if pressed > .3 {
-			return fmt.Sprintf("backpressured %.2f of the time", pressed)
+			return fmt.Sprintf("backpressured %.2f of the time", pressed), true
 		}
 	case "underprovisioned":
-		if !unchecked(log, in, row) && utilisation(row.Component) < .9 {
-			return fmt.Sprintf("busy %.2f", utilisation(row.Component))
+		u, ok := utilisation(row.Component)
+		if ok && u < .9 {
+			return fmt.Sprintf("busy %.2f", u), true
 		}
+		known = ok
 	case "overprovisioned":
 		names := log.Shape.Stages()
 		if row.Component != "" {
@@ -149,23 +172,37 @@ func doubt(log runLog, in incidentLog, r *raw, row scenario.Row) string {
 		}
 		for _, name := range names {
 			p := float64(log.Shape.Components[name].Parallelism)
-			if u := utilisation(name); math.Ceil(u*p/.8-.05) > p/2 {
-				return fmt.Sprintf("%s busy %.2f", name, u)
+			u, ok := utilisation(name)
+			if ok && math.Ceil(u*p/.8-.05) > p/2 {
+				return fmt.Sprintf("%s busy %.2f", name, u), true
 			}
+			known = known && ok
 		}
 	case "data_skew":
-		if s := r.over(row.Component, *row.Instance, from, to); s.share(s.busy) < .85 && !unchecked(log, in, row) {
-			return fmt.Sprintf("busy %.2f", s.share(s.busy))
+		s := r.over(row.Component, *row.Instance, from, to)
+		busy, ok := s.share(s.busy)
+		if ok && busy < .85 {
+			return fmt.Sprintf("busy %.2f", busy), true
 		}
+		known = ok
 	case "memory_pressure":
-		if collecting, used := r.memory(row.Worker, row.Start.Add(15*time.Second), to); collecting <= .1 && used <= .9 {
-			return fmt.Sprintf("collections took %.2f of the time, heap after them %.2f", collecting, used)
+		collecting, used, ok := r.memory(row.Worker, row.Start.Add(15*time.Second), to)
+		if ok && collecting <= .1 && used <= .9 {
+			return fmt.Sprintf("collections took %.2f of the time, heap after them %.2f", collecting, used), true
 		}
+		known = ok
 	case "checkpoint_failing":
-		if n := in.Checkpoints[1] - in.Checkpoints[0]; n < 2 {
-			return fmt.Sprintf("%.0f checkpoints failed", n)
+		begin, end := in.Checkpoints[0], in.Checkpoints[1]
+		if begin == nil || end == nil {
+			return "", false
+		}
+		if n := *end - *begin; n < 2 {
+			return fmt.Sprintf("%.0f checkpoints failed", n), true
 		}
 	case "failing":
+		if log.Outages == nil {
+			return "", false
+		}
 		var times []time.Time
 		for _, at := range log.Outages {
 			if at.After(row.Start.Add(-time.Second)) && at.Before(row.End.Add(time.Second)) {
@@ -180,24 +217,27 @@ func doubt(log runLog, in incidentLog, r *raw, row scenario.Row) string {
 			}
 		}
 		if outages < 2 {
-			return fmt.Sprintf("%d outages", outages)
+			return fmt.Sprintf("%d outages", outages), true
 		}
 	case "transient":
 		if in.Drained.IsZero() {
-			return "the backlog did not drain"
+			return "the backlog did not drain", true
 		}
 	case "none":
-		if in.Backlog > 5*sourceRate(log.Shape) {
-			return fmt.Sprintf("a backlog of %.0f", in.Backlog)
+		if in.Backlog == nil {
+			return "", false
+		}
+		if *in.Backlog > 5*sourceRate(log.Shape) {
+			return fmt.Sprintf("a backlog of %.0f", *in.Backlog), true
 		}
 	}
-	return ""
+	return "", known
 }
 
-// unchecked says that the raw numbers cannot tell whether a row holds: behind the
+// hidden says that the raw numbers cannot tell whether a row holds: behind the
 // component that holds up the flow, or beside another fault, neither the load that is
 // too much for an instance nor what a hot key would do to it shows.
-func unchecked(log runLog, in incidentLog, row scenario.Row) bool {
+func hidden(log runLog, in incidentLog, row scenario.Row) bool {
 	switch row.Cause {
 	case "underprovisioned":
 		return len(in.Faults) > 1 || row.Component != first(log)
@@ -239,7 +279,11 @@ func (l labelled) note(row scenario.Row) string {
 	}
 	add(row.Note)
 	add(l.Note)
-	add(fmt.Sprintf("backlog %.0f", l.Backlog))
+	if l.Backlog == nil {
+		add("backlog unknown")
+	} else {
+		add(fmt.Sprintf("backlog %.0f", *l.Backlog))
+	}
 	if l.Settle == "cut" {
 		add("cut to 2 s of load")
 	}

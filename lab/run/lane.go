@@ -298,12 +298,14 @@ func (d *drive) incident(ctx context.Context, in scenario.Incident) (l incidentL
 	}
 	begin := time.Now()
 	l.Start = begin.UTC()
+	ended := false
 	for _, s := range steps {
 		if err := d.wait(ctx, begin.Add(s.at)); err != nil {
 			return l, err
 		}
-		if s.at == in.Length() && l.Backlog == 0 {
-			l.Backlog, _ = d.view.backlog(ctx)
+		if s.at == in.Length() && !ended {
+			ended = true
+			l.Backlog = d.view.backlog(ctx)
 			l.Checkpoints[1] = d.view.failedCheckpoints(ctx)
 			if l.Settle == "cut" {
 				d.cut++
@@ -337,7 +339,7 @@ func (d *drive) incident(ctx context.Context, in scenario.Incident) (l incidentL
 	}
 	calm := 0
 	ok, err = d.until(ctx, drainWithin, func() (bool, error) {
-		if n, known := d.view.backlog(ctx); known && n < limit {
+		if n := d.view.backlog(ctx); n != nil && *n < limit {
 			calm++
 		} else {
 			calm = 0

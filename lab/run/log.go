@@ -22,7 +22,7 @@ type runLog struct {
 	Begin     time.Time      `json:"begin"`
 	End       time.Time      `json:"end"`
 	Incidents []incidentLog  `json:"incidents"`
-	Outages   []time.Time    `json:"outages"` // as the engine's exceptions have them
+	Outages   []time.Time    `json:"outages"` // as the engine's exceptions have them; null: it did not say
 	Machine   machineLog     `json:"machine"`
 	Why       string         `json:"why,omitempty"` // a run that is not used
 }
@@ -43,10 +43,10 @@ type incidentLog struct {
 	Faults      []faultLog         `json:"faults"`
 	Start       time.Time          `json:"start"`
 	End         time.Time          `json:"end"`         // the last knob went back
-	Backlog     float64            `json:"backlog"`     // records, at the end
+	Backlog     *float64           `json:"backlog"`     // records, at the end; null: Flink did not say
 	Drained     time.Time          `json:"drained"`     // zero: not in the time given
 	Placement   scenario.Placement `json:"placement"`   // at the start
-	Checkpoints [2]float64         `json:"checkpoints"` // failed so far, at the start and at the end
+	Checkpoints [2]*float64        `json:"checkpoints"` // failed so far, at the start and at the end; null: Flink did not say
 }
 
 type faultLog struct {

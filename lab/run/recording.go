@@ -149,12 +149,13 @@ func (s sums) cost() (float64, bool) {
 	return s.busy / n, n >= 20 && s.busy > 0
 }
 
-func (s sums) share(part float64) float64 {
+// share is a part of the time that was counted; false when none was.
+func (s sums) share(part float64) (float64, bool) {
 	total := s.busy + s.pressed + s.idle
 	if total <= 0 {
-		return 0
+		return 0, false
 	}
-	return part / total
+	return part / total, true
 }
 
 // shares is what each subtask got of a component's records.
@@ -174,8 +175,8 @@ func (r *raw) shares(name string, from, to time.Time) []float64 {
 }
 
 // memory is the share of a worker's time that went into collections, and the
-// least share of its heap that was in use.
-func (r *raw) memory(worker string, from, to time.Time) (collecting, used float64) {
+// least share of its heap that was in use; false when it was not seen twice.
+func (r *raw) memory(worker string, from, to time.Time) (collecting, used float64, ok bool) {
 	var first, last *heap
 	used = 1
 	list := r.heap[worker]
@@ -191,9 +192,9 @@ func (r *raw) memory(worker string, from, to time.Time) (collecting, used float6
 		used = min(used, h.used/h.max)
 	}
 	if first == nil || first == last {
-		return 0, 0
+		return 0, 0, false
 	}
-	return (last.collected - first.collected) / 1000 / last.at.Sub(first.at).Seconds(), used
+	return (last.collected - first.collected) / 1000 / last.at.Sub(first.at).Seconds(), used, true
 }
 
 func median(list []float64) float64 {

@@ -2,7 +2,10 @@ package main
 
 import (
 	"compress/gzip"
+	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dhalion-go/dhalion/internal/engine/flink"
 	"github.com/dhalion-go/dhalion/lab/scenario"
 )
 
@@ -121,7 +125,7 @@ func TestARecordingsNumbersAreDifferencesThatLeaveRestartsOut(t *testing.T) {
 	if shares := r.shares("count", at(100), at(160)); !slices.Equal(shares, []float64{.5, .5}) {
 		t.Errorf("shares are %v", shares)
 	}
-	if collecting, used := r.memory("tm-1", at(100), at(160)); collecting != .2 || used != .5 {
+	if collecting, used, ok := r.memory("tm-1", at(100), at(160)); !ok || collecting != .2 || used != .5 {
 		t.Errorf("collections took %v of the time and left %v; want .2 and .5", collecting, used)
 	}
 }
@@ -132,9 +136,10 @@ func testLog(begin time.Time, f scenario.Fault, hosted map[string][]int) runLog 
 		"source": {Kind: "source", Parallelism: 1, Rate: 200, Utilisation: .05},
 		"count":  {Kind: "stage", Keyed: true, Parallelism: 2, Utilisation: .5, Inputs: map[string]string{"source": "hash"}},
 	}}
+	backlog, failed := 12.0, 0.0
 	return runLog{
-		Scenario: scenarioJSON{scenario.Scenario{Name: "words-1", Shape: "words", Split: "train", Seed: 3}}, Shape: shape, Begin: begin, End: at(200), Flink: "2.3.0",
-		Incidents: []incidentLog{{Name: "01-x", Magnitude: "moderate", Settle: "cut", Load: 1, Start: at(100), End: at(160), Drained: at(165), Backlog: 12,
+		Scenario: scenarioJSON{scenario.Scenario{Name: "words-1", Shape: "words", Split: "train", Seed: 3}}, Shape: shape, Begin: begin, End: at(200), Flink: "2.3.0", Outages: []time.Time{},
+		Incidents: []incidentLog{{Name: "01-x", Magnitude: "moderate", Settle: "cut", Load: 1, Start: at(100), End: at(160), Drained: at(165), Backlog: &backlog, Checkpoints: [2]*float64{&failed, &failed},
 			Faults: []faultLog{{Fault: f, On: map[bool]string{true: "tm-1"}[f.Worker != nil], Hosted: hosted, Start: at(100), End: at(160)}}}},
 		Machine: machineLog{Idle: []int{500, 300}, Nice: []int{0, 100}},
 	}
@@ -174,6 +179,83 @@ func TestARowIsVerifiedByTheRecordingsOwnNumbers(t *testing.T) {
 		if got := faultless(log, all); got != 135*time.Second {
 			t.Errorf("%s: %v without a fault", name, got)
 		}
+	}
+}
+
+func TestARowThatTheRecordingSaysNothingOfIsUnchecked(t *testing.T) {
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	one := 1
+	all := run20(t, begin)
+	// Subtask 0 alone, which is as fast as ever: it cannot speak for both.
+	half := &raw{subtasks: map[string]map[int][]count{"count": {0: all.subtasks["count"][0]}}}
+	for name, c := range map[string]struct {
+		fault scenario.Fault
+		cause string
+		part  bool // half of the numbers do not tell either
+	}{
+		"an instance":       {scenario.Fault{Kind: scenario.Cost, Component: "count", Instance: &one, Factor: 2}, "slow_instance", true},
+		"a worker":          {scenario.Fault{Kind: scenario.SlowWorker, Worker: &scenario.Pick{}, Factor: 2}, "slow_worker", false},
+		"a sink":            {scenario.Fault{Kind: scenario.Cost, Component: "sink", Factor: 4}, "sink_limited", true},
+		"a source":          {scenario.Fault{Kind: scenario.Cost, Component: "source", Factor: 40}, "source_limited", true},
+		"too much":          {scenario.Fault{Kind: scenario.LoadFactor, Factor: 2.4}, "underprovisioned", true},
+		"too little":        {scenario.Fault{Kind: scenario.LoadFactor, Factor: .1}, "overprovisioned", true},
+		"a heap":            {scenario.Fault{Kind: scenario.Memory, Worker: &scenario.Pick{}, Share: .2}, "memory_pressure", true},
+		"checkpoints":       {scenario.Fault{Kind: scenario.Checkpoint}, "checkpoint_failing", true},
+		"failures":          {scenario.Fault{Kind: scenario.Fail, Component: "count", Instance: &one, Every: 1}, "failing", true},
+		"nothing but noise": {scenario.Fault{Kind: scenario.Noise, Wave: .2}, "none", true},
+	} {
+		log := testLog(begin, c.fault, map[string][]int{"count": {0, 1}})
+		log.Shape.Components["sink"] = scenario.Component{Kind: scenario.Sink, Parallelism: 2, Utilisation: .45, Inputs: map[string]string{"count": "hash"}}
+		log.Outages = nil
+		log.Incidents[0].Backlog, log.Incidents[0].Checkpoints = nil, [2]*float64{}
+		recordings := map[string]*raw{"an empty recording": {}}
+		if c.part {
+			recordings["half of one"] = half
+		}
+		for which, r := range recordings {
+			rows := lines(log, label(log, r), "words-1.parquet")
+			if len(rows) < 2 {
+				t.Fatalf("%s: rows %v", name, rows)
+			}
+			for _, row := range rows[1:] {
+				if row[2] != c.cause || !strings.HasSuffix(row[8], "verified=unchecked") || !strings.Contains(row[8], "backlog unknown; ") {
+					t.Errorf("%s, by %s: %s, %q", name, which, row[2], row[8])
+				}
+			}
+		}
+	}
+}
+
+func TestWhatFlinkDoesNotSayIsUnknownAndNotNone(t *testing.T) {
+	answers := map[string]string{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, ok := answers[r.URL.Path]
+		if !ok {
+			http.Error(w, "away", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprint(w, body)
+	}))
+	defer server.Close()
+	client, err := flink.NewClient(server.URL, flink.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	v := &view{client: client, job: "j", vertex: map[string]string{"source": "s"}, lag: map[string][]string{"source": {"0.x.pendingRecords"}}, sources: []string{"source"}}
+	ctx := context.Background()
+	if backlog, failed, outages := v.backlog(ctx), v.failedCheckpoints(ctx), v.outages(ctx); backlog != nil || failed != nil || outages != nil {
+		t.Errorf("of a Flink that does not answer: backlog %v, %v failed checkpoints, outages %v", backlog, failed, outages)
+	}
+	answers["/jobs/j/vertices/s/metrics"] = `[{"id":"0.x.pendingRecords","value":"0"}]`
+	answers["/jobs/j/checkpoints"] = `{"counts":{"failed":0}}`
+	answers["/jobs/j/exceptions"] = `{"exceptionHistory":{"entries":[]}}`
+	if backlog, failed, outages := v.backlog(ctx), v.failedCheckpoints(ctx), v.outages(ctx); backlog == nil || *backlog != 0 || failed == nil || *failed != 0 || outages == nil {
+		t.Errorf("of one that says none: backlog %v, %v failed checkpoints, outages %v", backlog, failed, outages)
+	}
+	answers["/jobs/j/checkpoints"] = `{"counts":{}}`
+	if failed := v.failedCheckpoints(ctx); failed != nil {
+		t.Errorf("of one that does not count: %v failed checkpoints", *failed)
 	}
 }
 

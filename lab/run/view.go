@@ -98,14 +98,15 @@ func (v *view) running(ctx context.Context, name string, copies int) (bool, erro
 	return true, nil
 }
 
-// backlog is how many records wait at the sources; ok is false when Flink did not
-// say of each.
-func (v *view) backlog(ctx context.Context) (sum float64, ok bool) {
+// backlog is how many records wait at the sources; nil when Flink did not say of
+// each.
+func (v *view) backlog(ctx context.Context) *float64 {
+	sum := 0.0
 	for _, name := range v.sources {
 		if len(v.lag[name]) == 0 {
 			names, err := get[[]flink.Metric](ctx, v.client, v.path(name, "/metrics"))
 			if err != nil {
-				return 0, false
+				return nil
 			}
 			for _, m := range names {
 				if strings.HasSuffix(m.ID, ".pendingRecords") {
@@ -113,41 +114,46 @@ func (v *view) backlog(ctx context.Context) (sum float64, ok bool) {
 				}
 			}
 			if len(v.lag[name]) == 0 {
-				return 0, false
+				return nil
 			}
 		}
 		values, err := get[[]flink.Metric](ctx, v.client, v.path(name, "/metrics?get="+strings.Join(v.lag[name], ",")))
 		if err != nil || len(values) < len(v.lag[name]) {
-			return 0, false
+			return nil
 		}
 		for _, m := range values {
 			n, known := m.Value.Get()
 			if !known {
-				return 0, false
+				return nil
 			}
 			sum += n
 		}
 	}
-	return sum, true
+	return &sum
 }
 
-// failedCheckpoints is how many have failed since the job began.
-func (v *view) failedCheckpoints(ctx context.Context) float64 {
+// failedCheckpoints is how many have failed since the job began; nil when Flink did
+// not say.
+func (v *view) failedCheckpoints(ctx context.Context) *float64 {
 	c, err := get[flink.Checkpoints](ctx, v.client, "/jobs/"+v.job+"/checkpoints")
 	if err != nil {
-		return 0
+		return nil
 	}
-	n, _ := c.Counts.Failed.Get()
-	return n
+	n, known := c.Counts.Failed.Get()
+	if !known {
+		return nil
+	}
+	return &n
 }
 
-// outages are the times of the failures that the engine remembers.
+// outages are the times of the failures that the engine remembers; nil when it did
+// not say.
 func (v *view) outages(ctx context.Context) []time.Time {
 	e, err := get[flink.Exceptions](ctx, v.client, "/jobs/"+v.job+"/exceptions?maxExceptions=100")
-	all := []time.Time{}
 	if err != nil {
-		return all
+		return nil
 	}
+	all := []time.Time{}
 	for _, x := range e.History.Entries {
 		if at, ok := x.Timestamp.Time(); ok {
 			all = append(all, at)
