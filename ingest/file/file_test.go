@@ -422,7 +422,9 @@ func TestABrokenTopologyIsNamedByFileLineAndReason(t *testing.T) {
 		a + "---\n" + a:                                                         "there is a second document",
 		"- " + a + "- " + a:                                                     "t.yaml:1: a topology in a list needs from: TIME",
 		"x: &x {name: a}\ncomponents: *x":                                       "t.yaml:1: a topology has no key",
-		"components: {\n":                                                       "t.yaml:",
+		"components: {\n":                                                       "t.yaml:1: did not find expected node content",
+		"components:\n- name: a\n  parallelism: 1\n external: true\n":           "t.yaml:4: did not find expected key",
+		a + "edges: *all\n":                                                     "t.yaml:2: unknown anchor 'all'",
 		"components:\n- {name: \"a\\x1b\", parallelism: 1}":                     "control character",
 	} {
 		if _, err := file.ReadTopology("t.yaml", strings.NewReader(content)); err == nil || !strings.Contains(err.Error(), want) {

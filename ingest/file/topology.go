@@ -13,6 +13,7 @@ import (
 
 	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/ingest"
+	"github.com/dhalion-go/dhalion/internal/yamlerr"
 )
 
 // Far above what a person writes; a file beyond them is some other file.
@@ -100,13 +101,13 @@ func (f topologyFile) root(data []byte, what string) (*yaml.Node, error) {
 	if err := decoder.Decode(&document); err == io.EOF {
 		return nil, f.bad(1, "the file is empty")
 	} else if err != nil {
-		return nil, f.syntax(err)
+		return nil, f.syntax(data, err)
 	}
 	var more yaml.Node
 	if err := decoder.Decode(&more); err == nil {
 		return nil, f.bad(more.Line, "there is a second document: %s is one (several topologies are a list, each with from: TIME)", what)
 	} else if err != io.EOF {
-		return nil, f.syntax(err)
+		return nil, f.syntax(data, err)
 	}
 	if document.Kind != yaml.DocumentNode || len(document.Content) != 1 {
 		return nil, f.bad(document.Line, "it is not %s", what)
@@ -114,17 +115,8 @@ func (f topologyFile) root(data []byte, what string) (*yaml.Node, error) {
 	return document.Content[0], nil
 }
 
-// syntax makes the YAML package's message ours: it says "yaml: line 3: reason".
-func (f topologyFile) syntax(err error) error {
-	line := 1
-	reason := strings.TrimPrefix(err.Error(), "yaml: ")
-	if rest, ok := strings.CutPrefix(reason, "line "); ok {
-		var after string
-		if n, _ := fmt.Sscanf(rest, "%d:", &line); n == 1 {
-			_, after, _ = strings.Cut(rest, ": ")
-			reason = after
-		}
-	}
+func (f topologyFile) syntax(data []byte, err error) error {
+	line, reason := yamlerr.Split(data, err)
 	return f.bad(line, "%s", reason)
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/ingest"
+	"github.com/dhalion-go/dhalion/internal/yamlerr"
 )
 
 // Far above what a person writes; a file beyond them is some other file.
@@ -119,12 +120,12 @@ func (f mappingFile) read(data []byte) (*Mapping, error) {
 	if err := decoder.Decode(&document); errors.Is(err, io.EOF) {
 		return nil, f.bad(1, "the file is empty")
 	} else if err != nil {
-		return nil, f.syntax(err)
+		return nil, f.syntax(data, err)
 	}
 	if err := decoder.Decode(&more); err == nil {
 		return nil, f.bad(more.Line, "there is a second document")
 	} else if !errors.Is(err, io.EOF) {
-		return nil, f.syntax(err)
+		return nil, f.syntax(data, err)
 	}
 	if document.Kind != yaml.DocumentNode || len(document.Content) != 1 {
 		return nil, f.bad(document.Line, "it is no mapping")
@@ -169,16 +170,8 @@ func (f mappingFile) read(data []byte) (*Mapping, error) {
 	return m, nil
 }
 
-// syntax makes the YAML package's message ours: it says "yaml: line 3: reason".
-func (f mappingFile) syntax(err error) error {
-	line, reason := 1, strings.TrimPrefix(err.Error(), "yaml: ")
-	if rest, ok := strings.CutPrefix(reason, "line "); ok {
-		if number, after, ok := strings.Cut(rest, ": "); ok {
-			if n, err := strconv.Atoi(number); err == nil {
-				line, reason = n, after
-			}
-		}
-	}
+func (f mappingFile) syntax(data []byte, err error) error {
+	line, reason := yamlerr.Split(data, err)
 	return f.bad(line, "%s", reason)
 }
 

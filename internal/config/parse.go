@@ -17,6 +17,7 @@ import (
 
 	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/internal/spell"
+	"github.com/dhalion-go/dhalion/internal/yamlerr"
 )
 
 // Parse reads the content of a file. It walks the YAML itself, instead of
@@ -45,8 +46,6 @@ func (r *reader) wrong(line int, format string, args ...any) {
 	r.problems = append(r.problems, Problem{r.file, line, fmt.Sprintf(format, args...)})
 }
 
-var yamlLine = regexp.MustCompile(`^line (\d+): `)
-
 // document is the content's one YAML document; nil when there is none, or none
 // that can be read.
 func (r *reader) document(data []byte) *yaml.Node {
@@ -67,13 +66,8 @@ func (r *reader) document(data []byte) *yaml.Node {
 		}
 	}
 	if !errors.Is(err, io.EOF) {
-		message := strings.TrimPrefix(err.Error(), "yaml: ")
-		line := 0
-		if m := yamlLine.FindStringSubmatch(message); m != nil {
-			line, _ = strconv.Atoi(m[1]) // digits
-			message = message[len(m[0]):]
-		}
-		r.wrong(line, "%s", message)
+		line, reason := yamlerr.Split(data, err)
+		r.wrong(line, "%s", reason)
 		return nil
 	}
 	return doc.Content[0]

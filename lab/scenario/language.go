@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/dhalion-go/dhalion/internal/yamlerr"
 )
 
 // Scenario is one run of one job: what it starts with and what happens to it.
@@ -158,7 +160,7 @@ func Parse(file string, data []byte, shapes Shapes) (Scenario, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
 	if err := dec.Decode(&s); err != nil {
-		return s, yamlError(file, err)
+		return s, yamlError(file, data, err)
 	}
 	var more yaml.Node
 	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
@@ -166,7 +168,7 @@ func Parse(file string, data []byte, shapes Shapes) (Scenario, error) {
 	}
 	var root yaml.Node
 	if err := yaml.Unmarshal(data, &root); err != nil {
-		return s, yamlError(file, err)
+		return s, yamlError(file, data, err)
 	}
 	if at, err := s.check(shapes); err != nil {
 		return s, fmt.Errorf("%s:%d: %w", file, max(1, lineOf(&root, at)), err)
@@ -313,28 +315,19 @@ func (f Fault) check(shape Shape) error {
 }
 
 var (
-	yamlLine    = regexp.MustCompile(`^(?:yaml: )?line (\d+): `)
 	unknownKey  = regexp.MustCompile(`field (\S+) not found in type \S+`)
 	wrongScalar = regexp.MustCompile("cannot unmarshal !!(\\w+) (?:`([^`]*)` )?into (\\S+)")
 )
 
 // yamlError says FILE:LINE and speaks of keys, not of Go types.
-func yamlError(file string, err error) error {
-	message := err.Error()
-	var typed *yaml.TypeError
-	if errors.As(err, &typed) && len(typed.Errors) > 0 {
-		message = typed.Errors[0]
-	}
-	line := "1"
-	if m := yamlLine.FindStringSubmatch(message); m != nil {
-		line, message = m[1], message[len(m[0]):]
-	}
+func yamlError(file string, data []byte, err error) error {
+	line, message := yamlerr.Split(data, err)
 	if m := unknownKey.FindStringSubmatch(message); m != nil {
 		message = fmt.Sprintf("there is no key %s here", m[1])
 	} else if m := wrongScalar.FindStringSubmatch(message); m != nil {
 		message = fmt.Sprintf("%q is not of the kind that stands here", m[2])
 	}
-	return fmt.Errorf("%s:%s: %s", file, line, strings.TrimPrefix(message, "yaml: "))
+	return fmt.Errorf("%s:%d: %s", file, max(1, line), message)
 }
 
 // lineOf is the line of the deepest of the keys (texts) and list places

@@ -104,6 +104,9 @@ func TestAnErrorSaysFileAndLine(t *testing.T) {
 		{"instance: 2", "instance: 8", "a.yaml:12: cost: instance 8"},
 		{"factor: 2", "factor: 20", "a.yaml:13: load: needs a factor"},
 		{"seed: 7", "seed: seven", "a.yaml:3: "},
+		{"    faults:", "   faults:", "a.yaml:11: did not find expected"},
+		{"jitter: 0.06}", "jitter: 0.06", "a.yaml:7: did not find expected ',' or '}'"},
+		{"factor: 2}", "factor: *twice}", "a.yaml:13: unknown anchor 'twice'"},
 		{"seed: 7", "seed: 7\nbase: {burn: {count: .4}}", "a.yaml:4: a run that burns CPU must be alone"},
 	} {
 		_, err := Parse("a.yaml", []byte(strings.Replace(example, c.old, c.new, 1)), shapes)

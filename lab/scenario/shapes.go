@@ -50,7 +50,7 @@ func ReadShapes(file string, data []byte) (Shapes, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
 	if err := dec.Decode(&doc); err != nil {
-		return nil, yamlError(file, err)
+		return nil, yamlError(file, data, err)
 	}
 	if len(doc.Shapes) == 0 {
 		return nil, fmt.Errorf("%s: there are no shapes", file)

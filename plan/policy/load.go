@@ -21,6 +21,7 @@ import (
 
 	dhalion "github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/internal/spell"
+	"github.com/dhalion-go/dhalion/internal/yamlerr"
 )
 
 //go:embed builtin/*.yaml
@@ -266,7 +267,7 @@ func readChain(name string, read func(string) ([]byte, error)) ([]fileDocument, 
 		}
 		var root yaml.Node
 		if err := yaml.Unmarshal(data, &root); err != nil {
-			return nil, yamlError(file, err)
+			return nil, yamlError(file, data, err)
 		}
 		chain = append(chain, fileDocument{d, file, &root})
 		name = d.Extends
@@ -281,7 +282,6 @@ func IsPath(name string) bool {
 }
 
 var (
-	yamlLine    = regexp.MustCompile(`^(?:yaml: )?line (\d+): `)
 	unknownKey  = regexp.MustCompile(`field (\S+) not found in type policy\.(\w+)`)
 	wrongScalar = regexp.MustCompile("cannot unmarshal !!(\\w+) (?:`([^`]*)` )?into (\\S+)")
 )
@@ -307,7 +307,7 @@ func parse(data []byte, name string) (document, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
 	if err := dec.Decode(&d); err != nil && !errors.Is(err, io.EOF) {
-		return d, yamlError(name, err)
+		return d, yamlError(name, data, err)
 	}
 	var more yaml.Node
 	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
@@ -317,23 +317,18 @@ func parse(data []byte, name string) (document, error) {
 }
 
 // yamlError says FILE:LINE and speaks of keys, not of Go types.
-func yamlError(name string, err error) error {
-	message := err.Error()
-	var typed *yaml.TypeError
-	if errors.As(err, &typed) && len(typed.Errors) > 0 {
-		message = typed.Errors[0]
-	}
+func yamlError(name string, data []byte, err error) error {
+	line, message := yamlerr.Split(data, err)
 	at := name
-	if m := yamlLine.FindStringSubmatch(message); m != nil {
-		at += ":" + m[1]
-		message = message[len(m[0]):]
+	if line > 0 {
+		at += ":" + strconv.Itoa(line)
 	}
 	if m := unknownKey.FindStringSubmatch(message); m != nil {
 		message = fmt.Sprintf("there is no key %s here%s", m[1], spell.DidYouMean(m[1], keysOf[m[2]]))
 	} else if m := wrongScalar.FindStringSubmatch(message); m != nil {
 		message = fmt.Sprintf("%q is not of the kind that stands here", m[2])
 	}
-	return fmt.Errorf("%s: %s", at, strings.TrimPrefix(message, "yaml: "))
+	return fmt.Errorf("%s: %s", at, message)
 }
 
 // merge lays a policy over what it extends: single values and limits replace,

@@ -298,6 +298,8 @@ func TestWhatIsWrongWithAFileIsSaidWithItsLine(t *testing.T) {
 		{"limits:", "outcome: {unmet: revert}\nlimits:", "p.yaml:8: unmet is keep or reverse, not \"revert\""},
 		{"limits:", "outcome: {met: keep}\nlimits:", "met"},
 		{"name: base", "name: base\nname: twice", "already defined"},
+		{"limits:", " limits:", "p.yaml:8: did not find expected key"},
+		{"max_parallelism: 24}", "max_parallelism: *most}", "p.yaml:8: unknown anchor 'most'"},
 	} {
 		text := strings.Replace(base, c.replace, c.with, 1)
 		if _, err := load(t, map[string]string{"p.yaml": text}, "p.yaml", nil); err == nil || !strings.Contains(err.Error(), c.want) {
