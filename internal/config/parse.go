@@ -393,12 +393,19 @@ func (r *reader) url(n *yaml.Node) string {
 		r.wrong(n.Line, "the url begins with neither http:// nor https://")
 	case u.Hostname() == "":
 		r.wrong(n.Line, "the url names no host")
+	case strings.HasSuffix(u.Host, ":") || u.Port() != "" && !validPort(u.Port()):
+		r.wrong(n.Line, "the url's port is no number from 1 to 65535")
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		r.wrong(n.Line, "the url ends with its path: ? and # have no place in it; a token belongs into a file, which token_file names")
 	default:
 		return strings.TrimRight(s, "/")
 	}
 	return ""
+}
+
+func validPort(s string) bool {
+	port, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && port > 0
 }
 
 func (r *reader) database(n *yaml.Node) string {
