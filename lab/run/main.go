@@ -82,6 +82,9 @@ func run(ctx context.Context, args []string) error {
 	case "corpus":
 		return rebuild(ctx, o)
 	case "lint":
+		if f.NArg() == 0 {
+			return usage{errors.New("lint needs the files of scenarios")}
+		}
 		for _, file := range f.Args() {
 			if _, err := readScenario(file, o.shapes); err != nil {
 				return err

@@ -3,6 +3,7 @@ package main
 import (
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -292,6 +293,26 @@ func TestLabellingARunAgainChangesNothing(t *testing.T) {
 	// The two runs' rows are of one incident: they bear one id.
 	if !strings.Contains(text, "1 runs, 1 incidents, 2 min of job time") || !strings.Contains(text, "| slow_instance | 1 | 0 | 1 | 0 | 1 |") {
 		t.Errorf("the counts are %s", text)
+	}
+}
+
+func TestLintTakesTheScenariosHereAndAsksForFiles(t *testing.T) {
+	t.Chdir("../..")
+	ctx := context.Background()
+	files := []string{}
+	for _, dir := range []string{"lab/scenarios", "lab/scenarios/heldout"} {
+		found, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
+		if err != nil || len(found) == 0 {
+			t.Fatalf("no scenarios in %s: %v", dir, err)
+		}
+		files = append(files, found...)
+	}
+	if err := run(ctx, append([]string{"lint"}, files...)); err != nil {
+		t.Error(err)
+	}
+	var wrong usage
+	if err := run(ctx, []string{"lint"}); !errors.As(err, &wrong) {
+		t.Errorf("without a file: %v, and that is wrong usage", err)
 	}
 }
 

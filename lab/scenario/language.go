@@ -230,6 +230,12 @@ func (s Scenario) check(shapes Shapes) (at []any, err error) {
 	if !slices.Contains([]string{"train", "validation", "test", HeldOut}, s.Split) {
 		return []any{"split"}, fmt.Errorf("split %q is none of train, validation, test, heldout", s.Split)
 	}
+	switch {
+	case s.Healthy <= 0:
+		return []any{"healthy"}, errors.New("healthy says how long nothing is wrong before the first incident, such as 120s")
+	case s.Gap <= 0:
+		return []any{"gap"}, errors.New("gap says how long nothing is wrong between two incidents, such as 36s")
+	}
 	for _, name := range keys(s.Base.Burn) {
 		if b := s.Base.Burn[name]; !(b >= 0 && b <= 1) {
 			return []any{"base", "burn", name}, fmt.Errorf("burn %v is no share", b)
@@ -261,30 +267,71 @@ func (s Scenario) check(shapes Shapes) (at []any, err error) {
 		}
 		names[in.Name] = true
 		for k, f := range in.Faults {
-			if err := f.check(shape); err != nil {
-				return append(at, "faults", k), fmt.Errorf("%s: %w", f.Kind, err)
+			if where, err := f.check(shape); err != nil {
+				return append(append(at, "faults", k), where...), fmt.Errorf("%s: %w", f.Kind, err)
 			}
 		}
 	}
 	return nil, nil
 }
 
-func (f Fault) check(shape Shape) error {
+// uses are the keys of each kind of fault, beside kind, at and for.
+var uses = map[Kind][]string{
+	LoadFactor: {"factor"},
+	Noise:      {"wave", "jitter"},
+	Cost:       {"component", "instance", "factor"},
+	SlowWorker: {"worker", "factor"},
+	Hot:        {"component", "share", "key"},
+	Salt:       {"component", "keys"},
+	Memory:     {"worker", "share"},
+	Checkpoint: {},
+	Fail:       {"component", "instance", "every"},
+	LoseWorker: {"worker"},
+	Rescale:    {"component", "factor"},
+}
+
+// unused is the first key that a fault has and its kind does not use.
+func (f Fault) unused() string {
+	for _, k := range []struct {
+		key   string
+		given bool
+	}{
+		{"component", f.Component != ""}, {"instance", f.Instance != nil}, {"worker", f.Worker != nil}, {"factor", f.Factor != 0},
+		{"share", f.Share != 0}, {"key", f.Key != 0}, {"every", f.Every != 0}, {"keys", f.Keys != 0}, {"wave", f.Wave != 0}, {"jitter", f.Jitter != 0},
+	} {
+		if k.given && !slices.Contains(uses[f.Kind], k.key) {
+			return k.key
+		}
+	}
+	return ""
+}
+
+// check says what is wrong and at which key of the fault.
+func (f Fault) check(shape Shape) (at []any, err error) {
+	if _, ok := uses[f.Kind]; !ok {
+		return []any{"kind"}, errors.New("there is no such kind; there are load, noise, cost, worker, hot, salt, memory, checkpoint, fail, lose, rescale")
+	}
+	if key := f.unused(); key != "" {
+		return []any{key}, fmt.Errorf("does not use %s; it uses %s", key, strings.Join(append(slices.Clone(uses[f.Kind]), "at", "for"), ", "))
+	}
 	c, known := shape.Components[f.Component]
 	if f.Component != "" && !known {
-		return fmt.Errorf("there is no component %q; there are %s", f.Component, strings.Join(shape.Names(), ", "))
+		return []any{"component"}, fmt.Errorf("there is no component %q; there are %s", f.Component, strings.Join(shape.Names(), ", "))
 	}
 	if f.Instance != nil && (!known || *f.Instance < 0 || *f.Instance >= c.Parallelism) {
-		return fmt.Errorf("instance %d of %q is none of 0 to %d", *f.Instance, f.Component, c.Parallelism-1)
+		return []any{"instance"}, fmt.Errorf("instance %d of %q is none of 0 to %d", *f.Instance, f.Component, c.Parallelism-1)
+	}
+	if f.Worker != nil && f.Worker.Hosts != "" && !slices.Contains(shape.Stages(), f.Worker.Hosts) {
+		return []any{"worker", "hosts"}, fmt.Errorf("hosts %q is no component beside the sources; there are %s", f.Worker.Hosts, strings.Join(shape.Stages(), ", "))
 	}
 	if f.For <= 0 {
-		return errors.New("for says how long, such as 60s")
+		return nil, errors.New("for says how long, such as 60s")
 	}
-	needs := func(ok bool, what string) error {
+	needs := func(ok bool, what string) ([]any, error) {
 		if !ok {
-			return errors.New("needs " + what)
+			return nil, errors.New("needs " + what)
 		}
-		return nil
+		return nil, nil
 	}
 	switch f.Kind {
 	case LoadFactor:
@@ -301,8 +348,6 @@ func (f Fault) check(shape Shape) error {
 		return needs(c.Keyed && f.Keys > 1, "a keyed component and two keys or more")
 	case Memory:
 		return needs(f.Worker != nil && f.Share > 0 && f.Share < 1, "a worker and a share of its time below 1")
-	case Checkpoint:
-		return nil
 	case Fail:
 		return needs(known && f.Instance != nil && f.Every > 0, "a component, an instance and every")
 	case LoseWorker:
@@ -311,7 +356,7 @@ func (f Fault) check(shape Shape) error {
 		return needs(known && f.Factor == float64(int(f.Factor)) && f.Factor != 0 && c.Parallelism+int(f.Factor) > 0,
 			"a component and a factor, the whole number of instances more or less")
 	}
-	return errors.New("there is no such kind; there are load, noise, cost, worker, hot, salt, memory, checkpoint, fail, lose, rescale")
+	return nil, nil
 }
 
 var (

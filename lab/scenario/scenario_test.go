@@ -107,6 +107,12 @@ func TestAnErrorSaysFileAndLine(t *testing.T) {
 		{"    faults:", "   faults:", "a.yaml:11: did not find expected"},
 		{"jitter: 0.06}", "jitter: 0.06", "a.yaml:7: did not find expected ',' or '}'"},
 		{"factor: 2}", "factor: *twice}", "a.yaml:13: unknown anchor 'twice'"},
+		{"healthy: 120s\n", "", "a.yaml:1: healthy says how long"},
+		{"gap: 36s", "gap: 0s", "a.yaml:6: gap says how long"},
+		{"{kind: cost, for: 60s, component: count, instance: 2,", "{kind: worker, for: 60s, worker: {hosts: nosuch},", `a.yaml:12: worker: hosts "nosuch" is no component`},
+		{"{kind: cost, for: 60s, component: count, instance: 2,", "{kind: worker, for: 60s, worker: {hosts: source},", `a.yaml:12: worker: hosts "source" is no component`},
+		{"factor: 2}", "factor: 2,\n         component: count}", "a.yaml:14: load: does not use component; it uses factor, at, for"},
+		{"factor: 1.6", "factor: 1.6, worker: {}", "a.yaml:12: cost: does not use worker"},
 		{"seed: 7", "seed: 7\nbase: {burn: {count: .4}}", "a.yaml:4: a run that burns CPU must be alone"},
 	} {
 		_, err := Parse("a.yaml", []byte(strings.Replace(example, c.old, c.new, 1)), shapes)
