@@ -83,15 +83,22 @@ func record(ctx context.Context, o options) error {
 			return err
 		}
 	}
+	var rows [][]string
+	if o.corpus != "" {
+		if rows, err = readTable(filepath.Join(o.corpus, "runs.csv"), runsHeader); err != nil {
+			return err
+		}
+	}
 	r := &recorder{options: o, queue: &queue{}}
 	r.queue.cond = sync.NewCond(&r.queue.mu)
 	for _, s := range all {
-		done, err := r.finished(s.Name)
-		if err != nil {
-			return err
+		if o.only != "" && o.only != s.Name {
+			continue
 		}
-		if !done && (o.only == "" || o.only == s.Name) {
+		if done, other := r.finished(s, rows); !done {
 			r.queue.waiting = append(r.queue.waiting, task{s: s, attempt: 1})
+		} else if other != "" {
+			fmt.Println(other)
 		}
 	}
 	if o.corpus != "" {
@@ -150,16 +157,20 @@ func record(ctx context.Context, o options) error {
 	return nil
 }
 
-// finished says whether a run is in the corpus or recorded.
-func (r *recorder) finished(run string) (bool, error) {
-	if _, err := os.Stat(filepath.Join(r.out, "runs", run+".json")); err == nil {
-		return true, nil
+// finished says whether a run is in the corpus, of which rows are the runs, or
+// recorded; other tells of one in the corpus that bears its name and is another.
+func (o options) finished(s scenario.Scenario, rows [][]string) (done bool, other string) {
+	for _, row := range rows {
+		if row[0] != s.Name {
+			continue
+		}
+		if seed := fmt.Sprint(s.Seed); row[3] != seed {
+			other = fmt.Sprintf("%s is in %s from another schedule (there its seed is %s, here %s) and is not recorded: a schedule of an unused seed has other names", s.Name, filepath.Join(o.corpus, "runs.csv"), row[3], seed)
+		}
+		return true, other
 	}
-	if r.corpus == "" {
-		return false, nil
-	}
-	rows, err := readTable(filepath.Join(r.corpus, "runs.csv"), runsHeader)
-	return slices.ContainsFunc(rows, func(row []string) bool { return row[0] == run }), err
+	_, err := os.Stat(filepath.Join(o.out, "runs", s.Name+".json"))
+	return err == nil, ""
 }
 
 // work records what the queue gives until it is empty.

@@ -316,6 +316,32 @@ func TestLintTakesTheScenariosHereAndAsksForFiles(t *testing.T) {
 	}
 }
 
+func TestARunOfAnotherScheduleUnderItsNameIsTold(t *testing.T) {
+	out := t.TempDir()
+	if err := os.Mkdir(filepath.Join(out, "runs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(out, "runs", "s2-09-chain.json"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	o := options{out: out, corpus: "lab/corpus"}
+	rows := [][]string{{"s2-07-chain", "chain", "train", "7"}, {"s2-08-chain", "chain", "train", "8"}}
+	for name, want := range map[string]struct {
+		done  bool
+		other string
+	}{
+		"s2-07-chain": {true, ""},
+		"s2-08-chain": {true, "s2-08-chain is in lab/corpus/runs.csv from another schedule (there its seed is 8, here 7)"},
+		"s2-09-chain": {true, ""}, // recorded, not yet in the corpus
+		"s2-10-chain": {false, ""},
+	} {
+		done, other := o.finished(scenario.Scenario{Name: name, Seed: 7}, rows)
+		if done != want.done || (other == "") != (want.other == "") || !strings.HasPrefix(other, want.other) {
+			t.Errorf("%s: %v, %q; want %v, %q", name, done, other, want.done, want.other)
+		}
+	}
+}
+
 func TestALogReadsBackAsItWasWritten(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "run.json")
 	one := 1
