@@ -126,6 +126,9 @@ written to a file: reading that gives the same history.`,
 			defer server.Close()
 			var record *recording
 			if out != "" {
+				if err := absent(out, "name another file; dhalion record flink can go on with one: --append; or lose what is in it: --force"); err != nil {
+					return err
+				}
 				if record, err = openRecording(out, false, false); err != nil {
 					return err
 				}

@@ -84,8 +84,10 @@ are never among them.`,
 }
 
 func (a *app) record(ctx context.Context, client *flink.Client, poller *flink.Poller, span time.Duration, name string, add, force bool) error {
-	if _, err := os.Lstat(name); err == nil && !add && !force {
-		return hinted(fmt.Errorf("record: %s is there already", name), "go on with it: --append; or lose what is in it: --force")
+	if !add && !force {
+		if err := absent(name, "go on with it: --append; or lose what is in it: --force"); err != nil {
+			return err
+		}
 	}
 	head := []flink.Answer{client.Get(ctx, "/config"), client.Get(ctx, "/overview")}
 	if ctx.Err() != nil {
@@ -126,10 +128,6 @@ func (a *app) record(ctx context.Context, client *flink.Client, poller *flink.Po
 	}
 	if cerr := file.close(); err == nil && cerr != nil {
 		err = fmt.Errorf("record: write %s: %w", name, cerr)
-	}
-	if r.Answers == 0 && file.fresh {
-		// Nothing was recorded, and nothing was there before.
-		err = errors.Join(err, os.Remove(name))
 	}
 	r.Bytes = file.size
 	if err != nil || r.Answers == 0 {
@@ -187,6 +185,7 @@ const pollsPerFrame = 12
 type recording struct {
 	f     *os.File
 	fresh bool // it was not there
+	kept  bool // a poll is in it that was written here
 	lose  bool // what is in it, when there is something to write
 	size  int64
 	kind  string // how it is compressed: gz, zst or not at all
@@ -194,6 +193,15 @@ type recording struct {
 	gz    *gzip.Writer
 	zst   *zstd.Encoder
 	polls int // in the frame
+}
+
+// absent refuses to record to a file that is there, with what the command can do
+// instead.
+func absent(name, instead string) error {
+	if _, err := os.Lstat(name); err == nil {
+		return hinted(fmt.Errorf("record: %s is there already", name), "%s", instead)
+	}
+	return nil
 }
 
 func openRecording(name string, add, force bool) (*recording, error) {
@@ -326,7 +334,11 @@ func (r *recording) write(answers []flink.Answer) error {
 	if err != nil {
 		return err
 	}
-	return r.put()
+	if err := r.put(); err != nil {
+		return err
+	}
+	r.kept = true
+	return nil
 }
 
 // endFrame ends a frame of zstd; the next write begins another.
@@ -349,6 +361,8 @@ func (r *recording) put() error {
 	return err
 }
 
+// close ends the file, and removes it where nothing was recorded and nothing was
+// there before.
 func (r *recording) close() error {
 	var err error
 	if r.kind == "zst" && r.polls > 0 {
@@ -356,5 +370,9 @@ func (r *recording) close() error {
 		err = r.endFrame()
 		err = errors.Join(err, r.put())
 	}
-	return errors.Join(err, r.f.Sync(), r.f.Close())
+	err = errors.Join(err, r.f.Sync(), r.f.Close())
+	if r.fresh && !r.kept {
+		err = errors.Join(err, os.Remove(r.f.Name()))
+	}
+	return err
 }

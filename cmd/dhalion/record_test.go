@@ -261,6 +261,29 @@ func TestARecordingIsGoneOnWithOrLostOnlyWhenAskedFor(t *testing.T) {
 	if _, err := os.Stat(file); !os.IsNotExist(err) {
 		t.Errorf("%s: %v", file, err)
 	}
+	// Nor does what follows a cluster, so that the next try finds no file in its way.
+	for _, name := range []string{"none.jsonl", "none.jsonl.gz", "none.zst"} {
+		file := filepath.Join(t.TempDir(), name)
+		ingest := func(args ...string) (string, int) {
+			_, errs, code := s.try(ctx, time.Now, append([]string{"ingest", "flink", server.URL, "--record", file, "--every", "20ms", "--for", "30ms"}, args...)...)
+			return errs, code
+		}
+		if errs, code := ingest("--job", "nobody"); code != 1 || !strings.Contains(errs, "there is no job nobody; there is orders") {
+			t.Errorf("%s: ended with %d: %s", name, code, errs)
+		}
+		if _, err := os.Stat(file); !os.IsNotExist(err) {
+			t.Errorf("%s: %v", file, err)
+		}
+		if errs, code := ingest(); code != 0 {
+			t.Errorf("%s: ended with %d: %s", name, code, errs)
+		}
+		if info, err := os.Stat(file); err != nil || info.Size() == 0 {
+			t.Errorf("%s was not recorded: %v", name, err)
+		}
+		if errs, code := ingest(); code != 1 || !strings.Contains(errs, "record: "+file+" is there already") || !strings.Contains(errs, "hint: name another file") {
+			t.Errorf("%s: ended with %d: %s", name, code, errs)
+		}
+	}
 }
 
 // TestPollsThatFailAreReportedOnceAndFollowedByOthers: a server that is away for
