@@ -826,9 +826,30 @@ func running(job flink.Job) (apply.Standing, string) {
 	return apply.Settled, fmt.Sprintf("%.0f tasks run", all)
 }
 
-// Moved says whether a job runs without any instance on a worker, for what a hook
-// should bring about.
-func (a *Actuator) Moved(ctx context.Context, worker string) (apply.Standing, string) {
+// whole reports whether every task of a job runs, and as many as it had before: with too
+// few slots the engine runs fewer and says nothing, until there are more again.
+func whole(job flink.Job, before dhalion.Topology) (apply.Standing, string) {
+	standing, why := running(job)
+	if standing != apply.Settled {
+		return standing, why
+	}
+	var fewer []string
+	names := flink.ComponentNames(job.Vertices)
+	for _, v := range job.Vertices {
+		if was, ok := before.Component(names[v.ID]); ok && v.Parallelism.Int() < was.Parallelism {
+			fewer = append(fewer, fmt.Sprintf("%s %d of %d", names[v.ID], v.Parallelism.Int(), was.Parallelism))
+		}
+	}
+	if len(fewer) > 0 {
+		slices.Sort(fewer)
+		return apply.Working, "the engine runs fewer instances than before: " + strings.Join(fewer, ", ")
+	}
+	return standing, why
+}
+
+// Moved says whether a job runs without any instance on a worker, and with no fewer than
+// it had before, for what a hook should bring about.
+func (a *Actuator) Moved(ctx context.Context, worker string, before dhalion.Topology) (apply.Standing, string) {
 	run, err := a.run(ctx)
 	if err != nil {
 		return apply.Working, err.Error()
@@ -850,7 +871,7 @@ func (a *Actuator) Moved(ctx context.Context, worker string) (apply.Standing, st
 		slices.SortFunc(left, cmp.Compare[string])
 		return apply.Undone, fmt.Sprintf("%s is still on worker %s", strings.Join(left, ", "), worker)
 	}
-	return running(run)
+	return whole(run, before)
 }
 
 // ask gets and decodes an answer.

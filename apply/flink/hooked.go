@@ -46,8 +46,8 @@ func (a *Actuator) Hooking(ctx context.Context, c apply.Call) (h Hooked, err err
 }
 
 // Renewed says whether another run of the job is at work than the one that a hook
-// was to end.
-func (a *Actuator) Renewed(ctx context.Context, i apply.Intent) (apply.Standing, string) {
+// was to end, with no fewer instances than the job had before.
+func (a *Actuator) Renewed(ctx context.Context, i apply.Intent, before dhalion.Topology) (apply.Standing, string) {
 	var h Hooked
 	if err := json.Unmarshal(i.Note, &h); err != nil {
 		return apply.Unknown, fmt.Sprintf("flink: the journal's note of %s: %v", i.ID, err)
@@ -59,5 +59,5 @@ func (a *Actuator) Renewed(ctx context.Context, i apply.Intent) (apply.Standing,
 	case run.ID == h.Ends:
 		return apply.Undone, fmt.Sprintf("run %s goes on, and no other was started", run.ID)
 	}
-	return running(run)
+	return whole(run, before)
 }

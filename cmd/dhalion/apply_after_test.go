@@ -661,6 +661,32 @@ func TestAHookThatStartsNothingAnewHasNotSetAKnob(t *testing.T) {
 	}
 }
 
+func TestAMoveThatLeavesFewerInstancesIsDoneWhenTheyAreBack(t *testing.T) {
+	b := newBench(t, newDatabase(t))
+	b.cluster.Slots, b.cluster.Lag = 1, 0 // and four workers: without tm-2 count has 3 of its 4 instances
+	b.ingest()
+	id, _ := b.approvedPlan(b.draft(planKinds[2].actions))
+	// From when the job has come to rest without tm-2 on every look at the clock takes some minutes.
+	var looks atomic.Int64
+	a, _, errs := b.app(func() time.Time {
+		if !slices.Contains(b.cluster.Workers(), "tm-2") && b.cluster.Settled("orders") {
+			looks.Add(1)
+		}
+		return time.Now().Add(time.Duration(looks.Load()) * settleIn / 2)
+	})
+	code := a.run(t.Context(), []string{"apply", id, "--no-wait"})
+	if state, why := b.state(id); code != exitFailure || state != "unclear" || !strings.Contains(why, "the engine runs fewer instances than before: count 3 of 4") {
+		t.Fatalf("it ended with %d and is %s: %s %s", code, state, why, errs)
+	}
+	// The hook's replacement has joined, and the engine has noticed.
+	b.cluster.Join("tm-5")
+	b.cluster.Rescale(b.cluster.Live("orders").Run, "count", 4)
+	b.run("apply", id, "--resume", "--no-wait")
+	if state, why := b.state(id); state != "applied" || len(b.hooksRun()) != 1 {
+		t.Errorf("it is %s (%s), and the hook ran for %v", state, why, b.hooksRun())
+	}
+}
+
 func TestAnAlertIsPrintedAndToldByAHook(t *testing.T) {
 	alert := func(t dhalion.Topology) dhalion.Action {
 		return dhalion.Action{Kind: dhalion.Alert, Target: dhalion.JobTarget(orders), Message: "checkpoints fail", Because: because("count"), Probability: .9,

@@ -36,8 +36,8 @@ func (r *renewing) Prepare(ctx context.Context, c apply.Call) (apply.Intent, err
 }
 
 // Look asks the engine.
-func (r *renewing) Look(ctx context.Context, _ apply.Call, i apply.Intent) (apply.Standing, string) {
-	return r.engine.Renewed(ctx, i)
+func (r *renewing) Look(ctx context.Context, c apply.Call, i apply.Intent) (apply.Standing, string) {
+	return r.engine.Renewed(ctx, i, c.Before)
 }
 
 // hooked are the arguments that hooks which started a job anew have left it with: had

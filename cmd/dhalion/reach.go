@@ -193,8 +193,8 @@ func (a *app) hand(ctx context.Context, st *store.Store, c *liveEngine, job dhal
 			h := conf.Hooks[name]
 			does := &hook.Actuator{Name: name, Argv: h.Argv, Timeout: h.Timeout}
 			if x.Kind == dhalion.Relocate {
-				does.Settled = func(ctx context.Context, x dhalion.Action) (apply.Standing, string) {
-					return engine.Moved(ctx, apply.Leaves(x))
+				does.Settled = func(ctx context.Context, c apply.Call) (apply.Standing, string) {
+					return engine.Moved(ctx, apply.Leaves(c.Actions[0]), c.Before)
 				}
 			}
 			if x.Kind == dhalion.SetKnob || x.Kind == dhalion.Restart {
