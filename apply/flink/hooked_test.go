@@ -3,6 +3,7 @@ package flink_test
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,16 +50,29 @@ func TestAHookThatLeavesFewerInstancesHasNotSettled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	renewed := func() (apply.Standing, string) {
-		return w.hand.Renewed(context.Background(), apply.Intent{ID: "a-1", Note: note}, had)
+	followed := ""
+	renewed := func() (s apply.Standing, why string) {
+		s, why, followed = w.hand.Renewed(context.Background(), apply.Intent{ID: "a-1", Note: note}, had)
+		return s, why
 	}
 	w.stands(renewed, apply.Undone, "no other was started")
+	if followed != "" {
+		t.Errorf("run %s is said to have followed itself", followed)
+	}
 	w.SetState(w.Live("words").Run, "CANCELED")
 	w.StartJar(w.Upload("slim.jar", func([]string) (string, []flinktest.Vertex) {
 		return "words", []flinktest.Vertex{{Name: "lines", Parallelism: 1}, {Name: "count", Parallelism: 2, From: []string{"lines"}}}
 	}), "--salt", "4")
 	w.stands(renewed, apply.Working, "the engine runs fewer instances than before: count 2 of 3, lines 1 of 2")
+	if run := w.Live("words").Run; followed != run {
+		t.Errorf("run %q followed, and not %s", followed, run)
+	}
 	w.Rescale(w.Live("words").Run, "count", 3)
 	w.Rescale(w.Live("words").Run, "lines", 4) // more is no loss
 	w.stands(renewed, apply.Settled, "7 tasks run")
+	// The next hook of the plan finds what this one left.
+	next, err := w.hand.Hooking(context.Background(), turnedTo("a-2", "--batch", "20"))
+	if err != nil || !slices.Equal(next.Had, []string{"--salt", "4", "--batch=10"}) || !slices.Equal(next.Left, []string{"--salt", "4", "--batch=20"}) {
+		t.Errorf("the next hook has it from %v to %v: %v", next.Had, next.Left, err)
+	}
 }

@@ -637,6 +637,33 @@ func TestAKnobThatAHookSetIsRememberedAndIsSetBackByIt(t *testing.T) {
 	}
 }
 
+func TestWhatAHookSetHoldsForTheRunThatFollowedIt(t *testing.T) {
+	b := newBench(t, newDatabase(t))
+	b.turning(true)
+	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "1", "4")} }))
+	b.run("apply", id, "--no-wait")
+	hooks := b.cluster.Live("orders").Run
+	// A person starts a new release by hand, and dhalion.yaml says with what; the hook is gone.
+	b.cluster.SetState(hooks, "CANCELED")
+	b.cluster.StartJar(b.cluster.Upload("shop.jar", shop), "--salt", "2", "--fast", "--audit")
+	b.configured(strings.Replace(oneJob, `[--salt, "1", --fast]`, `[--salt, "2", --fast, --audit]`, 1))
+	b.ingest()
+	b.store(func(ctx context.Context, st *store.Store) error {
+		a, _, _ := b.app(time.Now)
+		for run, want := range map[string]string{hooks: "[--salt 4 --fast]", b.cluster.Live("orders").Run: "[--salt 2 --fast --audit]"} {
+			if got, err := a.arguments(ctx, st, orders, run); err != nil || fmt.Sprint(got) != want {
+				t.Errorf("run %s was started with %v, not %s: %v", run, got, want, err)
+			}
+		}
+		return nil
+	})
+	id, _ = b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "2", "8")} }))
+	b.run("apply", id, "--no-wait")
+	if live := b.cluster.Live("orders"); !slices.Equal(live.Arguments, []string{"--salt", "8", "--fast", "--audit"}) {
+		t.Errorf("it has arguments %v", live.Arguments)
+	}
+}
+
 func TestAHookThatStartsNothingAnewHasNotSetAKnob(t *testing.T) {
 	b := newBench(t, calling(t, newSession(t).url, "idle"))
 	b.turning(false)
