@@ -71,8 +71,9 @@ func Attribute(topologies []Topology, deeds []Deed) (by []ChangeBy, changes []Ch
 			switch deed, ours := explained(deeds, before, t, x); {
 			case ours:
 				x.By, x.Plan = ChangeDhalion, deed.Plan
-				asked[c.Name] = x.To
 				if deed.Component != "" {
+					// A restart or a move asks for nothing: what it comes to for want of slots grows
+					// again when they are back.
 					asked[c.Name] = deed.To
 				}
 			case t.By == ChangeEngine || t.By == ChangeDhalion:

@@ -112,6 +112,21 @@ func TestWhatTheEngineDoesAfterLosingSlotsIsNotForeign(t *testing.T) {
 			t.Errorf("on %v: %s, want %s", after.Placement, told(changes), want)
 		}
 	}
+	// A move of ours takes a worker away, and its replacement joins two minutes after the job
+	// had settled; what nobody had asked for is somebody's then, too.
+	for to, want := range map[int]string{8: "counter 8→6 dhalion, counter 6→8 engine", 9: "counter 8→6 dhalion, counter 6→9 operator"} {
+		if _, changes := Attribute([]Topology{first, shaped(10, ChangeEngine, 6, 3), shaped(13, ChangeOperator, to, 3)}, []Deed{deed("", 0, 9, 11)}); told(changes) != want {
+			t.Errorf("after a move: %s, want %s", told(changes), want)
+		}
+	}
+	// After a restart of ours whose program has more at first, the engine gives back what
+	// was asked for before it, and no more.
+	for to, want := range map[int]string{8: "engine", 9: "operator"} {
+		_, changes := Attribute([]Topology{first, shaped(10, ChangeOperator, 12, 3), shaped(10.5, ChangeOperator, 8, 3), shaped(20, ChangeEngine, 6, 3), shaped(30, ChangeOperator, to, 3)}, []Deed{deed("", 0, 9, 11)})
+		if got := told(changes); got != fmt.Sprintf("counter 8→12 dhalion, counter 12→8 dhalion, counter 8→6 engine, counter 6→%d %s", to, want) {
+			t.Errorf("after a restart: %s", got)
+		}
+	}
 	// After our own rescale it is what we asked for.
 	_, changes := Attribute([]Topology{first, shaped(10, ChangeOperator, 12, 3), shaped(15, ChangeEngine, 6, 3), shaped(20, ChangeOperator, 12, 3)}, []Deed{deed("counter", 12, 9, 11)})
 	if got := told(changes); got != "counter 8→12 dhalion, counter 12→6 engine, counter 6→12 engine" {

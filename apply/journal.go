@@ -105,6 +105,9 @@ type Result struct {
 	Detail  string          `json:"detail,omitempty"`
 	Answer  json.RawMessage `json:"answer,omitempty"`
 	Next    *Intent         `json:"next,omitempty"` // of Partly: what is left, with what was learned
+	// Run is the run of the job that followed, of a hook that has started it anew; it is
+	// added when that runs.
+	Run string `json:"run,omitempty"`
 }
 
 // What an attempt can come to. Unsure is an answer that did not come, or not

@@ -28,6 +28,10 @@ const shortfall = 0.05
 // about the action.
 const grown = 1.1
 
+// fallen is below which share of what was predicted less arrives than the plan spoke
+// of, so that instances which it left are idle for another reason.
+const fallen = 0.9
+
 // Silence is how long after the end of an expectation its plan waits for
 // measurements, before it is unclear for want of them.
 const Silence = 10 * time.Minute
@@ -76,7 +80,8 @@ func Due(p dhalion.Plan, settled time.Time) (due time.Time, ok bool) {
 // in which all was measured decides: it is unmet where that one says otherwise, and
 // unclear where it does not tell, for somebody changed the job meanwhile, or more
 // arrived than the plan spoke of. For such a window it waits as long as Silence; then
-// it is unclear, too. done is false while its time is not over.
+// it is unclear, too. done is false while its time is not over. Overprovisioned that
+// holds where less arrives than the plan spoke of does not count.
 //
 // A plan that undoes another one has only to run: what that one answered to may
 // be back.
@@ -185,6 +190,9 @@ func hold(p dhalion.Plan, a dhalion.Action, s Seen) (judged, detail string, blin
 			case !ok:
 				blind = true
 				worse(Unclear, "whether %s still holds at %s is not known", b.Cause, b.Target)
+			case v >= Holding && b.Cause == dhalion.Overprovisioned && loadFell(p, s):
+				// It took away what it should, and there is less to do again.
+				said = append(said, fmt.Sprintf("%s still holds at %s (p %.2f): less arrives than the plan spoke of", b.Cause, b.Target, v))
 			case v >= Holding && b.Cause == dhalion.Underprovisioned && loadGrew(p, s):
 				worse(Unclear, "%s still holds at %s (p %.2f): more arrives than the plan spoke of", b.Cause, b.Target, v)
 			case v >= Holding:
@@ -220,9 +228,20 @@ func paceOf(a dhalion.Action, s Seen) float64 {
 
 // loadGrew reports whether more arrives at a source than the plan was made for.
 func loadGrew(p dhalion.Plan, s Seen) bool {
+	return arrives(p, s, func(offered, predicted float64) bool { return offered > grown*predicted })
+}
+
+// loadFell reports whether less arrives at a source than the plan was made for.
+func loadFell(p dhalion.Plan, s Seen) bool {
+	return arrives(p, s, func(offered, predicted float64) bool { return offered < fallen*predicted })
+}
+
+// arrives reports whether what arrives at a source and what the plan predicted of it,
+// both in records/s, are so.
+func arrives(p dhalion.Plan, s Seen, so func(offered, predicted float64) bool) bool {
 	for _, a := range p.Actions {
 		for _, c := range a.Expect.Checks {
-			if c.Metric == dhalion.RecordsOut && c.Compare == "at_least" && c.High > 0 && s.Offered(c.Target.Component) > grown*c.High {
+			if c.Metric == dhalion.RecordsOut && c.Compare == "at_least" && c.High > 0 && so(s.Offered(c.Target.Component), c.High) {
 				return true
 			}
 		}

@@ -147,6 +147,40 @@ func TestASlownessThatHoldsIsUnmetWhateverArrives(t *testing.T) {
 	}
 }
 
+func TestWhatStandsIdleBecauseLessArrivesIsNotHeldAgainstAScaleDown(t *testing.T) {
+	p := expecting()
+	p.Actions[0].From, p.Actions[0].To = dhalion.NumberSetting(8), dhalion.NumberSetting(4)
+	p.Actions[0].Because[0].Cause = dhalion.Overprovisioned
+	for _, c := range []struct {
+		name  string
+		seen  figures
+		cause dhalion.Cause
+		state dhalion.PlanState
+		words string
+	}{
+		{"as much arrives as the plan spoke of", figures{out: 990, busy: .2, offered: 1000, still: .9}, dhalion.Overprovisioned, dhalion.PlanUnmet, "still holds"},
+		{"just less than a tenth less", figures{out: 901, busy: .2, offered: 901, still: .9}, dhalion.Overprovisioned, dhalion.PlanUnmet, "still holds"},
+		{"more than a tenth less", figures{out: 899, busy: .2, offered: 899, still: .9}, dhalion.Overprovisioned, dhalion.PlanMet, "still holds at counter (p 0.90): less arrives"},
+		{"less arrives, and not all of it is read", figures{out: 300, busy: .2, offered: 400, still: .9}, dhalion.Overprovisioned, dhalion.PlanUnmet, "not met: 300"},
+		{"less arrives, and it is too busy", figures{out: 400, busy: .9, offered: 400, still: .9}, dhalion.Overprovisioned, dhalion.PlanUnmet, "not met: 90 %"},
+		{"what arrives is not known", figures{out: 990, busy: .2, offered: math.NaN(), still: .9}, dhalion.Overprovisioned, dhalion.PlanUnmet, "still holds"},
+		{"less arrives, and it has still too little", figures{out: 400, busy: .2, offered: 400, still: .9}, dhalion.Underprovisioned, dhalion.PlanUnmet, "still holds"},
+	} {
+		c.seen.at, p.Actions[0].Because[0].Cause = 120, c.cause
+		v, done := Judge(p, "0123456789ab", settled, settled.Add(2*time.Minute), []Seen{c.seen.seen()})
+		if !done || v.State != c.state || !strings.Contains(v.Why, c.words) {
+			t.Errorf("%s: %v, %s: %s; want %s", c.name, done, v.State, v.Why, c.state)
+		}
+	}
+	// Whatever arrives, a figure that is missing leaves it unclear, for the reason that is true.
+	blind := figures{at: 720, out: 400, busy: math.NaN(), offered: 400, still: .9}
+	p.Actions[0].Because[0].Cause = dhalion.Overprovisioned
+	v, done := Judge(p, "0123456789ab", settled, settled.Add(12*time.Minute), []Seen{blind.seen()})
+	if !done || v.State != dhalion.PlanUnclear || !strings.Contains(v.Why, "not measured") {
+		t.Errorf("%v, %s: %s", done, v.State, v.Why)
+	}
+}
+
 func TestARollbackHasOnlyToRun(t *testing.T) {
 	p := expecting()
 	p.Reverses, p.Actions[0].Expect.Checks = "ba9876543210", nil

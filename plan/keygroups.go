@@ -61,8 +61,12 @@ func (s *Situation) regroup(d dhalion.Diagnosis, z *size) []Proposal {
 	was := fmt.Sprintf("%d key groups dealt out over %d instances give some of them %d and some %d", groups, z.now, slices.Max(counts), slices.Min(counts))
 	to := s.evenly(z, groups)
 	if to == 0 {
-		return []Proposal{s.alert(d, fmt.Sprintf("has its share by the number of its key groups, not by hot keys: %s, and no parallelism within the limits deals them "+
-			"out evenly: raise the maximum parallelism, which takes a new state", was))}
+		none := "no parallelism within the limits"
+		if !z.known {
+			none = fmt.Sprintf("whether fewer carry the load is unknown (%s), and no larger parallelism within the limits", z.why)
+		}
+		return []Proposal{s.alert(d, fmt.Sprintf("has its share by the number of its key groups, not by hot keys: %s, and %s deals them "+
+			"out evenly: raise the maximum parallelism, which takes a new state", was, none))}
 	}
 	p := s.rescale(d, z, to)
 	p.Action.Message = fmt.Sprintf("%s: %s; over %d all have %s", p.Action.Message, was, to, each(keyGroups(groups, to)))
@@ -76,6 +80,8 @@ func (s *Situation) regroup(d dhalion.Diagnosis, z *size) []Proposal {
 
 // evenly is the parallelism nearest to the present one that deals groups out evenly
 // enough and is large enough for the load, the smaller of two; 0: there is none.
+// Where it is not known what the load takes, more than at present is large enough, and
+// fewer is not.
 func (s *Situation) evenly(z *size, groups int) int {
 	most := groups
 	if z.most > 0 {
@@ -84,7 +90,7 @@ func (s *Situation) evenly(z *size, groups int) int {
 	best := 0
 	for n := max(1, s.set.minParallelism); n <= most; n++ {
 		u := unevenness(groups, n)
-		if u > evenEnough || n == z.now || z.known && float64(n) < z.required*u {
+		if u > evenEnough || n == z.now || z.known && float64(n) < z.required*u || !z.known && n < z.now {
 			continue
 		}
 		if best == 0 || cmp.Compare(distance(n, z.now), distance(best, z.now)) < 0 {

@@ -103,6 +103,32 @@ func TestUnevenKeyGroupsAreMendedByAnotherParallelism(t *testing.T) {
 	}
 }
 
+func TestUnevenKeyGroupsTakeNoInstanceAwayWhereItIsNotKnownWhatTheLoadTakes(t *testing.T) {
+	as := func(_ int, byGroups float64) float64 { return byGroups }
+	for name, unknown := range map[string]func(*ComponentLoad){
+		"its offered load": func(l *ComponentLoad) { l.Offered = math.NaN() },
+		"the rate of a healthy instance": func(l *ComponentLoad) {
+			l.PerInstance, l.PerInstanceLow, l.PerInstanceHigh, l.Busy = math.NaN(), math.NaN(), math.NaN(), 1
+		},
+	} {
+		in := keyed(8, 12, as)
+		for i := range in.Load {
+			unknown(&in.Load[i])
+		}
+		// 6 are nearest and all have two groups; whether 6 carry the load nobody knows. 12 do if 8 do.
+		p := made(t, in, defaults())
+		if len(p.Actions) != 1 || p.Actions[0].Kind != dhalion.SetParallelism || p.Actions[0].To != dhalion.NumberSetting(12) {
+			t.Errorf("without knowing %s: %s", name, briefly(p))
+		}
+		set := defaults()
+		set.maxParallelism = 8
+		p = made(t, in, set)
+		if len(p.Actions) != 1 || p.Actions[0].Kind != dhalion.Alert || !strings.Contains(p.Actions[0].Message, "whether fewer carry the load is unknown ("+name+" is not known), and no larger") {
+			t.Errorf("without knowing %s and with no more than 8: %s, %s", name, briefly(p), p.Actions[0].Message)
+		}
+	}
+}
+
 func TestAHotKeyIsNotAnsweredByAnotherParallelism(t *testing.T) {
 	for name, in := range map[string]Input{
 		"one hot instance among even ranges": keyed(8, 128, func(i int, byGroups float64) float64 {

@@ -39,8 +39,8 @@ type Actuator struct {
 	Client *flink.Client
 	Job    string // Flink's name of it
 	Start  *Start // nil: the job cannot be started anew
-	// Started are the arguments of the runs that we started; any other has those of
-	// Start.
+	// Started are the arguments of the runs that we or our hooks started, or ended; any
+	// other has those of Start.
 	Started map[string][]string
 	// Wait sleeps, and returns early with the context's error when it ends.
 	Wait func(ctx context.Context, d time.Duration) error
@@ -519,7 +519,7 @@ func brief(body []byte) string {
 // written down before anything is started: Flink forgets it.
 func (a *Actuator) restart(ctx context.Context, c apply.Call, n note) apply.Result {
 	if answer := a.Client.Get(ctx, "/jobs/"+n.Next); answer.OK() {
-		a.remember(n)
+		a.remember(n.Next, n.Arguments)
 		return a.bound(ctx, c, n)
 	} else if answer.Status != 404 {
 		return resultOf(answer)
@@ -556,7 +556,7 @@ func (a *Actuator) restart(ctx context.Context, c apply.Call, n note) apply.Resu
 		r.Outcome, r.Detail = apply.Unsure, fmt.Sprintf("%s and run %s did not start: %s", stopped, n.Next, r.Detail)
 		return r
 	}
-	a.remember(n)
+	a.remember(n.Next, n.Arguments)
 	if r = a.bound(ctx, c, n); r.Outcome == apply.Done {
 		r.Detail = fmt.Sprintf("%s, and run %s is started from it", stopped, n.Next)
 	}
@@ -626,11 +626,11 @@ func (a *Actuator) Restore(ctx context.Context, c apply.Call, i apply.Intent) (a
 }
 
 // remember keeps a run's arguments for the next restart of the same plan.
-func (a *Actuator) remember(n note) {
+func (a *Actuator) remember(run string, arguments []string) {
 	if a.Started == nil {
 		a.Started = map[string][]string{}
 	}
-	a.Started[n.Next] = n.Arguments
+	a.Started[run] = arguments
 }
 
 // stop ends the run with a savepoint and returns where that is; else what came
@@ -786,7 +786,7 @@ func (a *Actuator) lookRestart(ctx context.Context, n note) (apply.Standing, str
 	case flink.Terminal(job.State):
 		return apply.Failed, fmt.Sprintf("run %s is %s; %s", n.Next, job.State, from)
 	}
-	a.remember(n)
+	a.remember(n.Next, n.Arguments)
 	if len(n.Bounds) > 0 {
 		present, err := ask[flink.Requirements](ctx, a.Client, "/jobs/"+n.Next+"/resource-requirements")
 		if err != nil {
@@ -826,9 +826,30 @@ func running(job flink.Job) (apply.Standing, string) {
 	return apply.Settled, fmt.Sprintf("%.0f tasks run", all)
 }
 
-// Moved says whether a job runs without any instance on a worker, for what a hook
-// should bring about.
-func (a *Actuator) Moved(ctx context.Context, worker string) (apply.Standing, string) {
+// whole reports whether every task of a job runs, and as many as it had before: with too
+// few slots the engine runs fewer and says nothing, until there are more again.
+func whole(job flink.Job, before dhalion.Topology) (apply.Standing, string) {
+	standing, why := running(job)
+	if standing != apply.Settled {
+		return standing, why
+	}
+	var fewer []string
+	names := flink.ComponentNames(job.Vertices)
+	for _, v := range job.Vertices {
+		if was, ok := before.Component(names[v.ID]); ok && v.Parallelism.Int() < was.Parallelism {
+			fewer = append(fewer, fmt.Sprintf("%s %d of %d", names[v.ID], v.Parallelism.Int(), was.Parallelism))
+		}
+	}
+	if len(fewer) > 0 {
+		slices.Sort(fewer)
+		return apply.Working, "the engine runs fewer instances than before: " + strings.Join(fewer, ", ")
+	}
+	return standing, why
+}
+
+// Moved says whether a job runs without any instance on a worker, and with no fewer than
+// it had before, for what a hook should bring about.
+func (a *Actuator) Moved(ctx context.Context, worker string, before dhalion.Topology) (apply.Standing, string) {
 	run, err := a.run(ctx)
 	if err != nil {
 		return apply.Working, err.Error()
@@ -850,7 +871,7 @@ func (a *Actuator) Moved(ctx context.Context, worker string) (apply.Standing, st
 		slices.SortFunc(left, cmp.Compare[string])
 		return apply.Undone, fmt.Sprintf("%s is still on worker %s", strings.Join(left, ", "), worker)
 	}
-	return running(run)
+	return whole(run, before)
 }
 
 // ask gets and decodes an answer.

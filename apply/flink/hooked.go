@@ -13,7 +13,7 @@ import (
 
 // Hooked is what an intent remembers of a hook that starts a job anew: which run it
 // is to end, and with which arguments that and the next one run. The next one's id
-// only the hook knows.
+// is not known before it runs; the journal has it with the result then.
 type Hooked struct {
 	Ends string   `json:"ends,omitempty"` // empty: no run was alive
 	Had  []string `json:"had,omitempty"`
@@ -46,18 +46,24 @@ func (a *Actuator) Hooking(ctx context.Context, c apply.Call) (h Hooked, err err
 }
 
 // Renewed says whether another run of the job is at work than the one that a hook
-// was to end.
-func (a *Actuator) Renewed(ctx context.Context, i apply.Intent) (apply.Standing, string) {
+// was to end, with no fewer instances than the job had before. followed is that run,
+// once all its tasks run.
+func (a *Actuator) Renewed(ctx context.Context, i apply.Intent, before dhalion.Topology) (s apply.Standing, why, followed string) {
 	var h Hooked
 	if err := json.Unmarshal(i.Note, &h); err != nil {
-		return apply.Unknown, fmt.Sprintf("flink: the journal's note of %s: %v", i.ID, err)
+		return apply.Unknown, fmt.Sprintf("flink: the journal's note of %s: %v", i.ID, err), ""
 	}
 	run, err := a.run(ctx)
 	switch {
 	case err != nil:
-		return apply.Working, err.Error()
+		return apply.Working, err.Error(), ""
 	case run.ID == h.Ends:
-		return apply.Undone, fmt.Sprintf("run %s goes on, and no other was started", run.ID)
+		return apply.Undone, fmt.Sprintf("run %s goes on, and no other was started", run.ID), ""
 	}
-	return running(run)
+	if up, _ := running(run); up == apply.Settled {
+		a.remember(run.ID, h.Left)
+		followed = run.ID
+	}
+	s, why = whole(run, before)
+	return s, why, followed
 }

@@ -31,7 +31,7 @@ type Actuator struct {
 	Timeout time.Duration
 	// Settled says whether the engine shows what the command should bring about;
 	// nil: its exit code is all that is known.
-	Settled func(ctx context.Context, a dhalion.Action) (apply.Standing, string)
+	Settled func(ctx context.Context, c apply.Call) (apply.Standing, string)
 }
 
 var (
@@ -166,7 +166,7 @@ func (h *Actuator) Look(ctx context.Context, c apply.Call, _ apply.Intent) (appl
 	if h.Settled == nil {
 		return apply.Settled, "hook " + h.Name + " ended well"
 	}
-	return h.Settled(ctx, c.Actions[0])
+	return h.Settled(ctx, c)
 }
 
 // capped keeps the first bytes of what is written to it.

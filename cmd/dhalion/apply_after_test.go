@@ -310,31 +310,113 @@ func (b *bench) unmet(id string) {
 	})
 }
 
-func TestAPlanThatIsJudgedLaterIsUndoneWhereItsPolicySaysSo(t *testing.T) {
-	b := newBench(t, calling(t, newSession(t).url, "later"))
-	id := b.hopeless("")
-	b.run("apply", id, "--no-wait")
-	var judged string
+// measured ingests the job until its history goes on for so long after a plan was
+// applied.
+func (b *bench) measured(id string, long time.Duration) {
+	b.t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; {
 		b.run("ingest", "flink", "prod", "--every", "500ms", "--for", "2s")
-		judged = b.run("outcomes", "--judge")
-		if state, _ := b.state(id); state == "unmet" {
-			break
+		var newest time.Time
+		b.store(func(ctx context.Context, st *store.Store) (err error) {
+			newest, err = st.Newest(ctx, orders)
+			return err
+		})
+		var since time.Time
+		if err := since.UnmarshalText([]byte(b.db.text(`SELECT to_char(state_since AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') FROM plans WHERE id = $1`, id)[0])); err != nil {
+			b.t.Fatal(err)
+		}
+		if newest.Sub(since) >= long {
+			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("it is not judged: %s", judged)
+			b.t.Fatalf("the newest measurement is of %s, and the plan was applied at %s", newest, since)
 		}
 	}
-	if !strings.Contains(judged, "Its policy has a plan undone that was not met.") || b.count() != 4 {
-		t.Fatalf("count has %d instances: %s", b.count(), judged)
+}
+
+func TestAPlanThatIsJudgedLaterIsUndoneWhereItsPolicySaysSo(t *testing.T) {
+	g := newTogether(t)
+	for name, late := range map[string]time.Duration{"at once": 0, "an hour later": time.Hour} {
+		g.run(name, func(t *testing.T) {
+			b := newBench(t, newDatabase(t))
+			id := b.hopeless("")
+			b.run("apply", id, "--no-wait")
+			// It has 4 s; windows end 2 s and 12 s after it was applied.
+			b.measured(id, 12*time.Second)
+			for _, args := range [][]string{{"ingest", "flink", "prod", "--every", "20ms", "--for", "20ms"}, {"outcomes", "--judge"}} {
+				if said, code := b.try(after(late), args...); code != 0 {
+					t.Fatalf("%s ended with %d: %s", args[0], code, said)
+				} else if args[0] == "outcomes" && !strings.Contains(said, "Its policy has a plan undone that was not met.") {
+					t.Errorf("it does not say that the plan was undone: %s", said)
+				}
+			}
+			if state, why := b.state(id); state != "unmet" || b.count() != 4 {
+				t.Fatalf("it is %s (%s), and count has %d instances", state, why, b.count())
+			}
+			undo := b.db.text(`SELECT author || ' ' || state FROM plans WHERE reverses = $1`, id)
+			if strings.Join(undo, ",") != "policy shop applied" {
+				t.Errorf("it is undone by %q", undo)
+			}
+			if n := b.db.text(`SELECT count(*)::text FROM incidents WHERE source = 'outcome of ' || $1`, id)[0]; n == "0" {
+				t.Error("nothing was learned from it")
+			}
+			if said, code := b.try(after(late), "outcomes", "--judge"); code != 0 {
+				t.Errorf("judging again ended with %d: %s", code, said)
+			}
+			if n := len(b.cluster.Effects()); n != 2 {
+				t.Errorf("%d effects: %+v", n, b.cluster.Effects())
+			}
+		})
 	}
-	undo := b.db.text(`SELECT author || ' ' || state FROM plans WHERE reverses = $1`, id)
-	if strings.Join(undo, ",") != "policy shop applied" {
-		t.Errorf("it is undone by %q", undo)
-	}
-	b.run("outcomes", "--judge")
-	if n := len(b.cluster.Effects()); n != 2 {
-		t.Errorf("%d effects: %+v", n, b.cluster.Effects())
+	g.all.Wait()
+}
+
+func TestAHistoryThatWentOnGivesTheSameVerdictHoweverLateItIsJudged(t *testing.T) {
+	b := newBench(t, newDatabase(t))
+	b.ruled("window: 10s\nminimum: {span: 0s, polls: 1}\n", "")
+	settled := time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		job   dhalion.JobID
+		calm  time.Duration // from when on after the plan it is half as busy; of windows of 10 s, the third is the first that shows no more than .6
+		state string
+	}{{"made/met", 15 * time.Second, "met"}, {"made/unmet", 2 * time.Hour, "unmet"}} {
+		p := b.draft(one6)
+		p.Job, p.Actions[0].Because, p.Actions[0].Affects = c.job, nil, nil
+		count := dhalion.ComponentTarget(c.job, "count")
+		p.Actions[0].Target, p.Actions[0].Reverse.Target = count, count
+		p.Actions[0].Expect = dhalion.Expectation{Summary: "it has less to do", WithinSeconds: 30,
+			Checks: []dhalion.Check{{Metric: dhalion.Busy, Target: count, Compare: "at_most", Value: .6}}}
+		rows := "time,job,component,instance,metric,value\n"
+		for at := -time.Minute; at <= time.Hour; at += 5 * time.Second {
+			busy := "1"
+			if at > c.calm {
+				busy = "0.5"
+			}
+			rows += fmt.Sprintf("%s,%s,count,0,busy_fraction,%s\n", settled.Add(at).Format(time.RFC3339), c.job.Name(), busy)
+		}
+		history := filepath.Join(b.dir, c.job.Name()+".csv")
+		b.write(history, rows, 0o600)
+		b.run("ingest", history, "--engine", "made")
+		var verdicts []string
+		for _, late := range []time.Duration{time.Minute, 11 * time.Minute, time.Hour} {
+			p.AsOf = p.AsOf.Add(time.Second) // another plan each time
+			id, _ := b.approvedPlan(p)
+			b.store(func(ctx context.Context, st *store.Store) error {
+				lease, err := st.Begin(ctx, apply.Beginning{Plan: id, Jobs: apply.Jobs(p), Holder: "the test", Now: settled, Length: time.Minute})
+				if err != nil {
+					return err
+				}
+				return st.End(ctx, lease, dhalion.PlanApplied, "", []dhalion.Outcome{{Plan: id, Job: c.job, Kind: dhalion.SetParallelism, Target: count, Applied: "applied", At: settled}}, settled)
+			})
+			if said, code := b.try(func() time.Time { return settled.Add(late) }, "outcomes", id, "--judge"); code != 0 {
+				t.Fatalf("outcomes ended with %d: %s", code, said)
+			}
+			state, why := b.state(id)
+			verdicts = append(verdicts, state+": "+why)
+		}
+		if verdicts = slices.Compact(verdicts); len(verdicts) != 1 || !strings.HasPrefix(verdicts[0], c.state+": ") {
+			t.Errorf("after a minute, eleven, and an hour %s is %q", c.job, verdicts)
+		}
 	}
 }
 
@@ -555,6 +637,33 @@ func TestAKnobThatAHookSetIsRememberedAndIsSetBackByIt(t *testing.T) {
 	}
 }
 
+func TestWhatAHookSetHoldsForTheRunThatFollowedIt(t *testing.T) {
+	b := newBench(t, newDatabase(t))
+	b.turning(true)
+	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "1", "4")} }))
+	b.run("apply", id, "--no-wait")
+	hooks := b.cluster.Live("orders").Run
+	// A person starts a new release by hand, and dhalion.yaml says with what; the hook is gone.
+	b.cluster.SetState(hooks, "CANCELED")
+	b.cluster.StartJar(b.cluster.Upload("shop.jar", shop), "--salt", "2", "--fast", "--audit")
+	b.configured(strings.Replace(oneJob, `[--salt, "1", --fast]`, `[--salt, "2", --fast, --audit]`, 1))
+	b.ingest()
+	b.store(func(ctx context.Context, st *store.Store) error {
+		a, _, _ := b.app(time.Now)
+		for run, want := range map[string]string{hooks: "[--salt 4 --fast]", b.cluster.Live("orders").Run: "[--salt 2 --fast --audit]"} {
+			if got, err := a.arguments(ctx, st, orders, run); err != nil || fmt.Sprint(got) != want {
+				t.Errorf("run %s was started with %v, not %s: %v", run, got, want, err)
+			}
+		}
+		return nil
+	})
+	id, _ = b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "2", "8")} }))
+	b.run("apply", id, "--no-wait")
+	if live := b.cluster.Live("orders"); !slices.Equal(live.Arguments, []string{"--salt", "8", "--fast", "--audit"}) {
+		t.Errorf("it has arguments %v", live.Arguments)
+	}
+}
+
 func TestAHookThatStartsNothingAnewHasNotSetAKnob(t *testing.T) {
 	b := newBench(t, calling(t, newSession(t).url, "idle"))
 	b.turning(false)
@@ -576,6 +685,32 @@ func TestAHookThatStartsNothingAnewHasNotSetAKnob(t *testing.T) {
 	code := a.run(t.Context(), []string{"apply", id, "--no-wait"})
 	if state, why := b.state(id); code != exitFailure || state != "unclear" || !strings.Contains(why, "no other was started") {
 		t.Errorf("it ended with %d and is %s: %s %s", code, state, why, errs)
+	}
+}
+
+func TestAMoveThatLeavesFewerInstancesIsDoneWhenTheyAreBack(t *testing.T) {
+	b := newBench(t, newDatabase(t))
+	b.cluster.Slots, b.cluster.Lag = 1, 0 // and four workers: without tm-2 count has 3 of its 4 instances
+	b.ingest()
+	id, _ := b.approvedPlan(b.draft(planKinds[2].actions))
+	// From when the job has come to rest without tm-2 on every look at the clock takes some minutes.
+	var looks atomic.Int64
+	a, _, errs := b.app(func() time.Time {
+		if !slices.Contains(b.cluster.Workers(), "tm-2") && b.cluster.Settled("orders") {
+			looks.Add(1)
+		}
+		return time.Now().Add(time.Duration(looks.Load()) * settleIn / 2)
+	})
+	code := a.run(t.Context(), []string{"apply", id, "--no-wait"})
+	if state, why := b.state(id); code != exitFailure || state != "unclear" || !strings.Contains(why, "the engine runs fewer instances than before: count 3 of 4") {
+		t.Fatalf("it ended with %d and is %s: %s %s", code, state, why, errs)
+	}
+	// The hook's replacement has joined, and the engine has noticed.
+	b.cluster.Join("tm-5")
+	b.cluster.Rescale(b.cluster.Live("orders").Run, "count", 4)
+	b.run("apply", id, "--resume", "--no-wait")
+	if state, why := b.state(id); state != "applied" || len(b.hooksRun()) != 1 {
+		t.Errorf("it is %s (%s), and the hook ran for %v", state, why, b.hooksRun())
 	}
 }
 

@@ -13,10 +13,12 @@ import (
 )
 
 // renewing is a hook that starts a job anew: what it set is remembered in the
-// journal, and it has done its work when another run of the job is there.
+// journal, and it has done its work when another run of the job is there, of which the
+// journal then says that it has what was set.
 type renewing struct {
 	*hook.Actuator
 	engine *actuator.Actuator
+	st     *store.Store
 }
 
 // Prepare is the hook's, with a note.
@@ -36,32 +38,38 @@ func (r *renewing) Prepare(ctx context.Context, c apply.Call) (apply.Intent, err
 }
 
 // Look asks the engine.
-func (r *renewing) Look(ctx context.Context, _ apply.Call, i apply.Intent) (apply.Standing, string) {
-	return r.engine.Renewed(ctx, i)
+func (r *renewing) Look(ctx context.Context, c apply.Call, i apply.Intent) (apply.Standing, string) {
+	standing, why, run := r.engine.Renewed(ctx, i, c.Before)
+	if run == "" {
+		return standing, why
+	}
+	if err := r.st.Followed(ctx, c.Plan, i.ID, run); err != nil {
+		return apply.Unknown, err.Error()
+	}
+	return standing, why
 }
 
-// hooked are the arguments that hooks which started a job anew have left it with: had
-// are those of the runs that they ended, left those of the run that the newest one
-// started; nil: none did.
-func hooked(ctx context.Context, st *store.Store, job dhalion.JobID) (had map[string][]string, left []string, err error) {
-	intents, err := st.Hooked(ctx, job, 50)
+// hooked are the arguments of the runs of a job that hooks have ended and of those that
+// followed, by run.
+func hooked(ctx context.Context, st *store.Store, job dhalion.JobID) (map[string][]string, error) {
+	entries, err := st.Hooked(ctx, job, 50)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	had = map[string][]string{}
-	for _, i := range intents {
+	known := map[string][]string{}
+	for _, e := range entries {
 		var h actuator.Hooked
-		if json.Unmarshal(i.Note, &h) != nil || h.Left == nil {
+		if json.Unmarshal(e.Intent.Note, &h) != nil || h.Left == nil {
 			continue
 		}
-		if left == nil {
-			left = h.Left
-		}
 		if h.Ends != "" && h.Had != nil {
-			had[h.Ends] = h.Had
+			known[h.Ends] = h.Had
+		}
+		if e.Result.Run != "" {
+			known[e.Result.Run] = h.Left
 		}
 	}
-	return had, left, nil
+	return known, nil
 }
 
 // teller is the hook that is declared for the alerts of a job.

@@ -110,8 +110,8 @@ func sharing(p dhalion.Plan, all map[dhalion.JobID]dhalion.Topology) []apply.Sha
 }
 
 // arguments are those with which a run of a job was started, as far as is known:
-// what we started it with, or the hook that did last, else what dhalion.yaml says;
-// nil when none does.
+// what we or a hook started it with, else what dhalion.yaml says, for then somebody else
+// did; nil when that says nothing.
 func (a *app) arguments(ctx context.Context, st *store.Store, job dhalion.JobID, run string) ([]string, error) {
 	ours, err := started(ctx, st, job)
 	if err != nil {
@@ -120,15 +120,12 @@ func (a *app) arguments(ctx context.Context, st *store.Store, job dhalion.JobID,
 	if with, ok := ours[run]; ok {
 		return with, nil
 	}
-	had, left, err := hooked(ctx, st, job)
+	known, err := hooked(ctx, st, job)
 	if err != nil {
 		return nil, err
 	}
-	if with, ok := had[run]; ok {
+	if with, ok := known[run]; ok {
 		return with, nil
-	}
-	if left != nil {
-		return left, nil
 	}
 	c, err := a.config()
 	if err != nil {
@@ -174,17 +171,14 @@ func (a *app) hand(ctx context.Context, st *store.Store, c *liveEngine, job dhal
 	if engine.Started, err = started(ctx, st, job); err != nil {
 		return nil, err
 	}
-	had, left, err := hooked(ctx, st, job)
+	known, err := hooked(ctx, st, job)
 	if err != nil {
 		return nil, err
 	}
-	for run, with := range had {
+	for run, with := range known {
 		if _, ours := engine.Started[run]; !ours {
 			engine.Started[run] = with
 		}
-	}
-	if engine.Start != nil && left != nil {
-		engine.Start.Arguments = left
 	}
 	return func(x dhalion.Action) (apply.Actuator, error) {
 		name, ok := conf.HookFor(x.Kind, job)
@@ -193,12 +187,12 @@ func (a *app) hand(ctx context.Context, st *store.Store, c *liveEngine, job dhal
 			h := conf.Hooks[name]
 			does := &hook.Actuator{Name: name, Argv: h.Argv, Timeout: h.Timeout}
 			if x.Kind == dhalion.Relocate {
-				does.Settled = func(ctx context.Context, x dhalion.Action) (apply.Standing, string) {
-					return engine.Moved(ctx, apply.Leaves(x))
+				does.Settled = func(ctx context.Context, c apply.Call) (apply.Standing, string) {
+					return engine.Moved(ctx, apply.Leaves(c.Actions[0]), c.Before)
 				}
 			}
 			if x.Kind == dhalion.SetKnob || x.Kind == dhalion.Restart {
-				return &renewing{Actuator: does, engine: engine}, nil
+				return &renewing{Actuator: does, engine: engine, st: st}, nil
 			}
 			return does, nil
 		case x.Kind == dhalion.Relocate || x.Kind == dhalion.Repartition:

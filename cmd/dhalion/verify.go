@@ -306,7 +306,9 @@ func (j *judge) look(ctx context.Context) (v apply.Verdict, over bool, err error
 			return v, false, err
 		}
 		j.seen, j.last = append(j.seen, s), at
-		if v, over = apply.Judge(j.doc.plan, j.doc.id, j.settled, j.app.now(), j.seen); over {
+		// As if it were looked at when the window ended: whoever judges later has the same
+		// windows before him, and nothing says that those after this one are missing.
+		if v, over = apply.Judge(j.doc.plan, j.doc.id, j.settled, at, j.seen); over {
 			return v, true, nil
 		}
 	}

@@ -251,14 +251,17 @@ func (s *Store) Entries(ctx context.Context, plan string) ([]apply.Entry, error)
 	if err != nil {
 		return nil, fmt.Errorf("store: read journal of plan %s: %w", plan, err)
 	}
-	entries, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e apply.Entry, err error) {
-		err = row.Scan(&e.ID, &e.Action, &e.Attempt, &e.At, &e.Intent, &e.Result)
-		return e, err
-	})
+	entries, err := pgx.CollectRows(rows, attempted)
 	if err != nil {
 		return nil, fmt.Errorf("store: read journal of plan %s: %w", plan, err)
 	}
 	return entries, nil
+}
+
+// attempted is an attempt with what came of it.
+func attempted(row pgx.CollectableRow) (e apply.Entry, err error) {
+	err = row.Scan(&e.ID, &e.Action, &e.Attempt, &e.At, &e.Intent, &e.Result)
+	return e, err
 }
 
 // End moves a plan from applying to a state, notes what came of its actions, and

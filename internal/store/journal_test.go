@@ -275,6 +275,31 @@ func TestHowARunWasStartedIsKnownHoweverOftenItWasRescaledSince(t *testing.T) {
 	}
 }
 
+func TestTheFirstRunThatFollowedAHookIsNotedWithItsResult(t *testing.T) {
+	s, _ := withJob(t)
+	p := approved(t, s, `{"followed":1}`)
+	lease := mustBegin(t, s, beginning(p, "one", noon))
+	for action, outcome := range []string{apply.Done, apply.Unsure, apply.Done} {
+		i := apply.Intent{ID: fmt.Sprintf("%s-%d", p.ID, action), Note: json.RawMessage(`{"ends": "a", "left": ["--salt", "4"]}`)}
+		id, err := s.Intend(ctx, lease, action, 1, i, noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Confirm(ctx, id, apply.Result{Outcome: outcome, Detail: "said"}, noon); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, run := range []string{"b", "c"} {
+		if err := s.Followed(ctx, p.ID, p.ID+"-0", run); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entries, err := s.Hooked(ctx, p.Job, 50)
+	if err != nil || len(entries) != 2 || entries[0].Action != 2 || entries[0].Result.Run != "" || entries[1].Result.Run != "b" || entries[1].Result.Detail != "said" {
+		t.Errorf("%+v, %v", entries, err)
+	}
+}
+
 func TestAPlanIsResumedWhenItsLeaseIsOverOrItsHolderIsDead(t *testing.T) {
 	s, url := withJob(t)
 	p := approved(t, s, `{"resume":1}`)

@@ -135,19 +135,30 @@ func (s *Store) Done(ctx context.Context, job dhalion.JobID, limit int) ([]apply
 	return intents, nil
 }
 
-// Hooked lists the intents of hooks that started a job anew and are confirmed as
-// done, the newest first, at most limit of them: those with a note of what they left
-// it with.
-func (s *Store) Hooked(ctx context.Context, job dhalion.JobID, limit int) ([]apply.Intent, error) {
+// Hooked lists the attempts of hooks that started a job anew and are confirmed as done,
+// the newest first, at most limit of them: those with a note of what they left it with.
+func (s *Store) Hooked(ctx context.Context, job dhalion.JobID, limit int) ([]apply.Entry, error) {
 	rows, err := s.pool.Query(ctx, `
-		SELECT i.call FROM journal i JOIN journal c ON c.intent = i.id JOIN plans p ON p.id = i.plan
+		SELECT i.id, i.action, i.attempt, i.at, i.call, c.result FROM journal i JOIN journal c ON c.intent = i.id JOIN plans p ON p.id = i.plan
 		WHERE p.job = $1 AND c.result ->> 'outcome' = $2 AND i.call -> 'note' -> 'left' IS NOT NULL ORDER BY i.id DESC LIMIT $3`, job, apply.Done, limit)
 	if err != nil {
 		return nil, fmt.Errorf("store: read journal of %s: %w", job, err)
 	}
-	intents, err := pgx.CollectRows(rows, pgx.RowTo[apply.Intent])
+	entries, err := pgx.CollectRows(rows, attempted)
 	if err != nil {
 		return nil, fmt.Errorf("store: read journal of %s: %w", job, err)
 	}
-	return intents, nil
+	return entries, nil
+}
+
+// Followed notes which run came of a hook that started a job anew, with the result of
+// its action. The first that is noted stays: a later one is somebody else's.
+func (s *Store) Followed(ctx context.Context, plan, action, run string) error {
+	_, err := s.pool.Exec(ctx, `
+		UPDATE journal c SET result = c.result || jsonb_build_object('run', $3::text) FROM journal i
+		WHERE c.intent = i.id AND i.plan = $1 AND i.call ->> 'id' = $2 AND c.result ->> 'outcome' = $4 AND NOT c.result ? 'run'`, plan, action, run, apply.Done)
+	if err != nil {
+		return fmt.Errorf("store: journal: note run %s of action %s: %w", run, action, err)
+	}
+	return nil
 }
