@@ -102,6 +102,63 @@ func TestWhatTheCacheRepeatsIsNoNews(t *testing.T) {
 	}
 }
 
+// TestAChainedSourcesLagIsAskedForWithWhatItHasReadOrNotAtAll: how many it reads is in
+// other units than how many it puts out, and the lag without the counter would be added
+// to the latter.
+func TestAChainedSourcesLagIsAskedForWithWhatItHasReadOrNotAtAll(t *testing.T) {
+	for _, x := range []struct {
+		parallelism int
+		name        string
+		asked       bool
+	}{
+		// Of a subtask "57.Source__orders.pendingRecords," and "57.Source__orders.numRecordsOut,"
+		// are 65 bytes: 58 take 3,770, more than a request holds and less than the two that
+		// 58 subtasks of a source may have; 120 take 8,040 of three.
+		{8, "Source: orders", true},
+		{58, "Source: orders", true},
+		{64, "Source: orders", true},
+		{120, "Source: orders", true},
+		// 300 bytes a subtask would take six requests, and there are three.
+		{64, "Source: " + strings.Repeat("o", 130), false},
+	} {
+		c := &clock{at: noon}
+		cluster := flinktest.New(c.now, 2)
+		vertex := x.name + " -> split"
+		run := cluster.Start("job", flinktest.Vertex{Name: vertex, Parallelism: x.parallelism}, flinktest.Vertex{Name: "sink", Parallelism: 2, From: []string{vertex}})
+		job := dhalion.NewJobID("flink", "job")
+		_, results := live(t, c, cluster, 10*time.Second, 5, func(int) {})
+		given := 0
+		for i := range x.parallelism {
+			source, rates := dhalion.InstanceTarget(job, vertex, i), flinktest.RatesOf(run, flinktest.ID("job", vertex), i)
+			lines := float64(rates.Out) / flinktest.PerLine
+			for k, r := range results {
+				offered, in, lag := value(r, source, dhalion.OfferedRecords), value(r, source, dhalion.RecordsIn), value(r, source, dhalion.Lag)
+				if !math.IsNaN(offered) {
+					given++
+				}
+				// Lines are whole numbers: over 10 s .1 a second off, which makes half a percent of
+				// the 20 and more that are read a second.
+				if most := 1 + .005*flinktest.PerLine*float64(rates.Pending); math.Abs(offered-float64(rates.Out+flinktest.PerLine*rates.Pending)) > most {
+					t.Errorf("%d of %.20s…, subtask %d, poll %d: offered %v, want %d + %d × %d", x.parallelism, x.name, i, k, offered, rates.Out, flinktest.PerLine, rates.Pending)
+				}
+				if math.Abs(in-lines) > .11 {
+					t.Errorf("%d of %.20s…, subtask %d, poll %d: reads %v a second, want %v", x.parallelism, x.name, i, k, in, lines)
+				}
+				if math.IsNaN(in) && k > 2 && !math.IsNaN(lag) {
+					t.Errorf("%d of %.20s…, subtask %d, poll %d: a lag of %v beside no counter", x.parallelism, x.name, i, k, lag)
+				}
+			}
+		}
+		want := 0
+		if x.asked {
+			want = 3 * x.parallelism // the first poll learns the names, the second has nothing to compare with
+		}
+		if given != want {
+			t.Errorf("%d of %.20s…: what is offered is known %d times, want %d", x.parallelism, x.name, given, want)
+		}
+	}
+}
+
 // TestTwinsHaveTheirNamesWhicheverIsAnsweredAbout: two runs of one name are told
 // apart from the first poll that lists them both.
 func TestTwinsHaveTheirNamesWhicheverIsAnsweredAbout(t *testing.T) {
