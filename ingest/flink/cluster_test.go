@@ -540,8 +540,9 @@ func TestTheLagOfAChainedSourceCountsAsWhatIsPutOutForIt(t *testing.T) {
 	c.gauges = []string{"0.Source__lines.pendingRecords=160"} // not asked
 	c.poll(15)
 	for name, want := range map[string]struct{ in, offered []float64 }{
-		// 10 lines/s more wait: 100 + 4 × 10, then 100 + (100,500+500)/20,125 × 10, then 100 + 1 × 10.
-		"source -> split": {[]float64{math.NaN(), 25, 0, math.NaN()}, []float64{math.NaN(), 140, 100 + 101000.0/20125*10, 110}},
+		// 10 lines/s more wait: 100 + 4 × 10, then 100 + (100,500+500)/20,125 × 10, then as many
+		// words as are in 10 lines.
+		"source -> split": {[]float64{math.NaN(), 25, 0, math.NaN()}, []float64{math.NaN(), 140, 100 + 101000.0/20125*10, math.NaN()}},
 		"source":          {[]float64{math.NaN(), math.NaN(), math.NaN(), math.NaN()}, []float64{math.NaN(), 110, 110, 110}},
 	} {
 		all := assemble(t, Options{}, []byte(strings.ReplaceAll(c.out.String(), `" source "`, `"`+strings.ReplaceAll(name, ">", `\u003e`)+`"`)))
@@ -555,6 +556,18 @@ func TestTheLagOfAChainedSourceCountsAsWhatIsPutOutForIt(t *testing.T) {
 		if got := values(all, source, dhalion.Lag); !same64(got, []float64{10, 60, 110, 160}) {
 			t.Errorf("%s: lag %v", name, got)
 		}
+	}
+}
+
+func TestWhereNoPollAsksWhatAChainedSourceHasReadItsLagCountsAsItIs(t *testing.T) {
+	c := newCluster(t)
+	for k := range 3 {
+		c.gauges = []string{fmt.Sprintf("0.Source__lines.pendingRecords=%d", 10+50*k), "0.split.numRecordsOut=7"}
+		c.poll(5 * k)
+	}
+	all := assemble(t, Options{}, []byte(strings.ReplaceAll(c.out.String(), `" source "`, `"source -\u003e split"`)))
+	if got := values(all, dhalion.InstanceTarget("file/job", "source -> split", 0), dhalion.OfferedRecords); !same64(got, []float64{math.NaN(), 110, 110}) {
+		t.Errorf("offered %v, want 100 + 10", got)
 	}
 }
 

@@ -69,6 +69,9 @@ func (e *evaluation) giveInstances() {
 			}
 		}
 		now.gauges = read(e.poll.gauges[vertexKey{r.id, vid}])
+		for _, g := range now.gauges {
+			r.counted[vid] = r.counted[vid] || g.taken.Known()
+		}
 		all[vid], waiting[vid] = now, map[int]float64{}
 		before := r.seen[vid]
 		r.seen[vid] = map[int]*reading{}
@@ -213,8 +216,8 @@ func (e *evaluation) giveInstance(vid string, index int, now, before *reading) (
 		out = s.Metrics.WriteRecords.Float() - old.Metrics.WriteRecords.Float()
 	}
 	fan := 1.0 // records put out per record read
-	if !hasInput && e.job.run.graph.chained[vid] {
-		in, fan = takenBy(g, oldGauge, s, out)
+	if !hasInput && r.graph.chained[vid] {
+		in, fan = takenBy(g, oldGauge, s, out, r.counted[vid])
 	}
 	emit(dhalion.RecordsIn, in/seconds)
 	emit(dhalion.RecordsOut, out/seconds)
@@ -246,13 +249,16 @@ func (e *evaluation) giveInstance(vid string, index int, now, before *reading) (
 // takenBy is how many records a chained source has read since before, by its
 // operator's own counter, NaN unknown; and how many the subtask puts out for each: since
 // before or, where hardly any was read since, as when it is held up, since its attempt
-// began. Where the operator was not asked, one.
-func takenBy(g, before *gauge, s flink.Subtask, out float64) (taken, fan float64) {
+// began. Where the operator was not asked it is unknown if other polls asked (counted),
+// else one: a recording without the counter is read as if nothing were chained.
+func takenBy(g, before *gauge, s flink.Subtask, out float64, counted bool) (taken, fan float64) {
 	taken, fan = g.taken.Float()-before.taken.Float(), 1
 	if taken < 0 {
 		taken = math.NaN()
 	}
 	switch all := g.taken.Float(); {
+	case counted && !g.taken.Known():
+		fan = math.NaN()
 	case taken >= leastTaken && out >= 0:
 		fan = out / taken
 	case all >= leastTaken && s.Metrics.WriteRecordsComplete && s.Metrics.WriteRecords.Known():

@@ -83,6 +83,7 @@ type run struct {
 	graph    graph
 	subtasks map[string]map[int]place    // attempts, by vertex
 	seen     map[string]map[int]*reading // the newest that brought news, by vertex and subtask
+	counted  map[string]bool             // vertices of which some poll had what a source has read
 }
 
 // place is which execution of a subtask was seen, where and when.
@@ -109,7 +110,7 @@ func newJob(id dhalion.JobID, runID string, twin bool) *job {
 }
 
 func newRun(id string) *run {
-	return &run{id: id, subtasks: map[string]map[int]place{}, seen: map[string]map[int]*reading{}}
+	return &run{id: id, subtasks: map[string]map[int]place{}, seen: map[string]map[int]*reading{}, counted: map[string]bool{}}
 }
 
 // evaluation is one job at one poll.
