@@ -622,6 +622,21 @@ func TestCheckpointsThatFailInARowAreCounted(t *testing.T) {
 	}
 }
 
+func TestWithoutAHistoryOfCheckpointsHowManyFailedInARowIsUnknown(t *testing.T) {
+	c := newCluster(t)
+	for k, failed := range []int{0, 1, 4} {
+		c.poll(5 * k)
+		c.line(5000*k+100, "GET", "/jobs/"+c.run+"/checkpoints", 200, map[string]any{"counts": map[string]int{"completed": 7, "failed": failed}, "history": []any{}}, nil)
+	}
+	all, job := c.results(), dhalion.JobTarget("file/job")
+	if got := values(all, job, dhalion.CheckpointFailuresInARow); !same64(got, []float64{0, math.NaN(), math.NaN()}) {
+		t.Errorf("failed in a row %v, want 0 while none has failed at all", got)
+	}
+	if got := values(all, job, dhalion.CheckpointFailures); !same64(got, []float64{0, 1, 4}) {
+		t.Errorf("failed %v", got)
+	}
+}
+
 func TestNamesAreTrimmedAndToldApart(t *testing.T) {
 	c := newCluster(t)
 	c.poll(0)

@@ -522,7 +522,9 @@ func (e *evaluation) giveCheckpoints(target dhalion.Target, c flink.Checkpoints)
 			failed++
 		}
 	}
-	if len(triggers) > 0 || c.Counts.Completed.Known() {
+	// Flink keeps as much history as web.checkpoints.history says, which may be none.
+	kept := len(c.History) > 0 || !(c.Counts.Failed.Float() > 0)
+	if len(triggers) > 0 || kept && c.Counts.Completed.Known() {
 		e.emit(target, "", dhalion.CheckpointFailuresInARow, float64(failed))
 	}
 	if math.IsNaN(interval) && !e.job.asked && len(triggers) > 1 {
