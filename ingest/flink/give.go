@@ -449,7 +449,7 @@ func mean(values map[int]float64) (float64, bool) {
 // giveComponents gives what is known of components as wholes.
 func (e *evaluation) giveComponents() {
 	r := e.job.run
-	if !e.hasRun {
+	if !e.hasRun || isOver(e.detail.State) {
 		return
 	}
 	given := map[string]bool{}
@@ -472,7 +472,7 @@ func (e *evaluation) giveJob() {
 		switch {
 		case isDown(s.State) && !known:
 			e.emit(target, "", dhalion.Running, 0) // waiting for slots it has no tasks
-		case known && s.State != flink.Finished:
+		case known && !isOver(s.State):
 			e.emit(target, "", dhalion.Running, share)
 		}
 	}

@@ -450,12 +450,13 @@ func later(a, b time.Time) time.Time {
 
 // isDown reports whether a state is one of an engine at mending: not running, and
 // not by the will of whoever cancelled it or because it is done.
-func isDown(state string) bool {
-	switch state {
-	case flink.Running, flink.Finished, flink.Canceled, flink.Canceling, "":
-		return false
-	}
-	return true
+func isDown(state string) bool { return state != flink.Running && state != "" && !isOver(state) }
+
+// isOver reports whether a run has ended, or is ending, by somebody's will or because it
+// is done. One that FAILED has not: its job is down. One that is SUSPENDED waits for
+// another JobManager.
+func isOver(state string) bool {
+	return state == flink.Finished || state == flink.Canceled || state == flink.Canceling
 }
 
 // failedTask reports whether a failed task is seen: what a rescale, which

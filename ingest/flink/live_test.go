@@ -221,6 +221,48 @@ func TestARunThatIsCancelledBesideANewOneIsNoTwin(t *testing.T) {
 	}
 }
 
+// TestARunThatSomebodyCancelsIsNotDown: for three minutes after it Flink lists the run,
+// none of whose tasks runs. A job of which running_fraction is 0 for two is failing.
+func TestARunThatSomebodyCancelsIsNotDown(t *testing.T) {
+	unknown := math.NaN()
+	for _, x := range []struct {
+		state string
+		want  float64 // of it runs
+		out   float64 // outages in the end
+	}{
+		{"CANCELLING", unknown, 0}, {"CANCELED", unknown, 0}, {"FINISHED", unknown, 0},
+		{"FAILED", 0, 1}, {"SUSPENDED", 0, 0}, {"RESTARTING", 0, 0}, // whose outage counts from the start that follows
+	} {
+		c := &clock{at: noon}
+		cluster := flinktest.New(c.now, 2)
+		run := cluster.Start("job", orders...)
+		_, results := live(t, c, cluster, 10*time.Second, 38, func(k int) {
+			if k == 20 {
+				cluster.SetState(run, x.state)
+			}
+		})
+		job, outages := dhalion.NewJobID("flink", "job"), unknown
+		for k, r := range results {
+			want := 1.0
+			if k >= 20 {
+				want = x.want
+			}
+			if got := value(r, dhalion.JobTarget(job), dhalion.Running); got != want && (got == got || want == want) {
+				t.Errorf("%s: poll %d: %v of it runs, want %v", x.state, k, got, want)
+			}
+			if got := value(r, dhalion.ComponentTarget(job, "enrich"), dhalion.Running); got == got && got != want {
+				t.Errorf("%s: poll %d: %v of enrich runs, want %v", x.state, k, got, want)
+			}
+			if n := value(r, dhalion.JobTarget(job), dhalion.Restarts); n == n {
+				outages = n
+			}
+		}
+		if outages != x.out {
+			t.Errorf("%s: %v outages, want %v", x.state, outages, x.out)
+		}
+	}
+}
+
 // TestWhereTheIntervalWasAskedForItIsNotGuessed: an answer that did not come is
 // no reason for an estimate from the history of checkpoints.
 func TestWhereTheIntervalWasAskedForItIsNotGuessed(t *testing.T) {
