@@ -545,8 +545,13 @@ type workerTimes struct {
 	cpu, gc flink.Number // ns and ms
 }
 
-// giveWorkers gives the metrics of the workers that host an instance of the job.
+// giveWorkers gives the metrics of the workers that host an instance of the job. Where
+// its run was is no place of it when the run has ended, or is nowhere in this poll.
 func (e *evaluation) giveWorkers() {
+	s, listed := e.poll.overview[e.job.run.id]
+	if !listed && !e.hasRun || flink.Terminal(s.State) || flink.Terminal(e.detail.State) {
+		return
+	}
 	hosts := map[string]bool{}
 	for _, placed := range e.job.run.subtasks {
 		for _, p := range placed {

@@ -263,6 +263,34 @@ func TestARunThatSomebodyCancelsIsNotDown(t *testing.T) {
 	}
 }
 
+// TestAJobThatHasEndedHasNoWorkers, though those that it was on go on working for another.
+func TestAJobThatHasEndedHasNoWorkers(t *testing.T) {
+	for _, state := range []string{"FINISHED", "CANCELED", "FAILED", ""} {
+		c := &clock{at: noon}
+		cluster := flinktest.New(c.now, 2)
+		night := cluster.Start("nightly", orders...)
+		cluster.Start("always", orders...)
+		_, results := live(t, c, cluster, 10*time.Second, 8, func(k int) {
+			switch {
+			case k == 3 && state != "":
+				cluster.SetState(night, state)
+			case k == 3 || k == 6:
+				cluster.Forget(night)
+			}
+		})
+		for k, r := range results {
+			for job, want := range map[dhalion.JobID]float64{"flink/nightly": math.NaN(), "flink/always": .125} {
+				if k < 3 {
+					want = .125
+				}
+				if got := value(r, dhalion.WorkerTarget(job, "tm-1"), dhalion.CPU); got != want && (got == got || want == want) {
+					t.Errorf("%q: poll %d: CPU of tm-1 for %s is %v, want %v", state, k, job, got, want)
+				}
+			}
+		}
+	}
+}
+
 // TestWhereTheIntervalWasAskedForItIsNotGuessed: an answer that did not come is
 // no reason for an estimate from the history of checkpoints.
 func TestWhereTheIntervalWasAskedForItIsNotGuessed(t *testing.T) {
