@@ -43,8 +43,8 @@ const (
 )
 
 // Assembler makes measurements and topologies of the answers of one Flink
-// cluster, poll by poll. It holds the present poll and, of each job, what
-// differences need. It is not safe for use by several goroutines at once.
+// cluster, poll by poll. It holds the present poll and, of each job that ran within
+// a day, what differences need. It is not safe for use by several goroutines at once.
 type Assembler struct {
 	engine string
 	rename string
@@ -108,6 +108,16 @@ func (a *Assembler) Flush() (result Result, done bool, err error) {
 		run, ok := current[id]
 		if !ok {
 			run = j.run.id
+		}
+		switch {
+		case p.has(run):
+			j.gone = time.Time{}
+		case !p.listed: // nobody knows
+		case j.gone.IsZero():
+			j.gone = p.at
+		case p.at.Sub(j.gone) >= forgetAfter:
+			delete(a.jobs, id)
+			continue
 		}
 		if a.twins[run] != j.twin {
 			continue // it goes by another name now

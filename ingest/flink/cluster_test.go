@@ -284,6 +284,60 @@ func TestANewRunIsNoOutage(t *testing.T) {
 	}
 }
 
+func TestAJobIsRememberedForADayWithoutARun(t *testing.T) {
+	for gap, want := range map[int]string{23: "first 0, operator 1", 26: "first 0, first 0"} {
+		c := newCluster(t)
+		c.poll(0)
+		c.restart(4)
+		c.poll(5)
+		c.state = "CANCELED"
+		const hour = 3600
+		c.overview(10_000)
+		for h := 1; h < gap; h++ {
+			if h > 2 {
+				c.line(h*hour*1000, "GET", "/jobs/overview", 200, map[string]any{"jobs": []any{}}, nil)
+			} else {
+				c.overview(h * hour * 1000)
+			}
+		}
+		c.run = "bbbbbbbb2222"
+		c.restart(gap * hour)
+		c.poll(gap*hour + 5)
+		all := c.results()
+		counts := values(all, dhalion.JobTarget("file/job"), dhalion.Restarts)
+		seen := topologies(all)
+		if got := fmt.Sprintf("%s %v, %s %v", seen[0].By, counts[0], seen[1].By, counts[len(counts)-1]); got != want || len(seen) != 2 || counts[1] != 1 {
+			t.Errorf("after %d h: %s, want %s", gap, got, want)
+		}
+	}
+}
+
+func TestJobsThatAreNoMoreAreForgotten(t *testing.T) {
+	a := NewAssembler(Options{})
+	for day := range 30 {
+		c := newCluster(t)
+		c.name, c.run = fmt.Sprintf("nightly-%d", day), fmt.Sprintf("%032x", day)
+		c.poll(day * 86400)
+		c.line(day*86400_000+5000, "GET", "/jobs/overview", 503, "busy", nil)
+		c.line(day*86400_000+10_000, "GET", "/jobs/overview", 200, map[string]any{"jobs": []any{}}, nil)
+		for in := flink.NewReader(&c.out); ; {
+			answer, err := in.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := a.Answer(answer); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(a.jobs) > 3 {
+			t.Fatalf("day %d: %d jobs are remembered", day, len(a.jobs))
+		}
+	}
+}
+
 func TestTwoJobsOfOneNameAtOneTimeAreToldApart(t *testing.T) {
 	c := newCluster(t)
 	for s := range 2 {

@@ -26,6 +26,11 @@ const (
 	cacheAge = 3 * time.Second
 
 	keepOutages = 64
+
+	// forgetAfter is how long a job without a run is remembered. What runs once a day
+	// under one name is one job, of which the new run is another version; of what has a
+	// new name every day no more is kept than of a day.
+	forgetAfter = 24 * time.Hour
 )
 
 // job is what is remembered of one job from poll to poll.
@@ -36,6 +41,7 @@ type job struct {
 
 	first    time.Time // its first poll with an answer to /jobs/:id
 	last     time.Time // its newest
+	gone     time.Time // the poll since which there has been no run of it; zero: there is one
 	restarts int
 	outages  []outage // the newest, ascending by to
 	laid     map[dhalion.Target]int
