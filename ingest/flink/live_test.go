@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -187,6 +188,62 @@ func TestTwinsHaveTheirNamesWhicheverIsAnsweredAbout(t *testing.T) {
 		slices.Sort(want)
 		if got := slices.Compact(jobs); !slices.Equal(got, want) {
 			t.Errorf("poll %d: jobs %q, want %q", k, got, want)
+		}
+	}
+}
+
+// TestWhoIsLeftOfTwoOfOneNameHasItAgain: a new version runs beside the old one for two
+// polls, and takes its place. Ten minutes after they were last seen together it has the
+// name, and only then: of two that go on together one may be started anew.
+func TestWhoIsLeftOfTwoOfOneNameHasItAgain(t *testing.T) {
+	c := &clock{at: noon}
+	cluster := flinktest.New(c.now, 2)
+	blue := cluster.Start("job", orders...)
+	var green, third string
+	answers, results := live(t, c, cluster, 30*time.Second, 60, func(k int) {
+		switch k {
+		case 4:
+			green = cluster.Start("job", orders...)
+		case 6: // they were last seen together at poll 5
+			cluster.SetState(blue, "CANCELED")
+		case 30: // the name is back since poll 25
+			third = cluster.Start("job", orders...)
+		case 35:
+			cluster.SetState(third, "CANCELED")
+		case 50: // 8 minutes after poll 34
+			third = cluster.Start("job", orders...)
+		}
+	})
+	again := ingest.NewAssembler(ingest.Options{Engine: "flink"})
+	for k, r := range results {
+		plain := k < 4 || k >= 25 && k < 30
+		jobs := map[dhalion.JobID]bool{}
+		for _, m := range r.Measurements {
+			jobs[m.Target.Job] = true
+		}
+		if jobs["flink/job"] != plain || jobs[dhalion.JobID("flink/job ["+green[:8]+"]")] == plain {
+			t.Errorf("poll %d: jobs %v", k, jobs)
+		}
+		if seen := r.Topologies; k == 25 && (len(seen) != 1 || seen[0].Job != "flink/job" || seen[0].Topology.Run != green || seen[0].Topology.By != dhalion.ChangeOperator) {
+			t.Errorf("poll %d: %+v", k, seen)
+		}
+		// A recording is read in the same way.
+		var file bytes.Buffer
+		for _, a := range answers[k] {
+			if err := flink.WriteAnswer(&file, a); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var read []flink.Answer
+		for in := flink.NewReader(&file); ; {
+			a, err := in.Next()
+			if err != nil {
+				break
+			}
+			read = append(read, a)
+		}
+		if recorded, err := again.Poll(read); err != nil || !reflect.DeepEqual(r, recorded) {
+			t.Fatalf("poll %d: live and recorded differ, %v", k, err)
 		}
 	}
 }
