@@ -34,6 +34,9 @@ type cluster struct {
 	tm     string
 	work   func(ms int) map[string]any // a subtask's metrics
 	gauges []string                    // "id=value" of source and sink, given when not nil
+
+	done map[string]int     // how many of a vertex's subtasks have finished
+	held map[string]float64 // share of time that a vertex is held up, if not that of work
 }
 
 func newCluster(t testing.TB) *cluster {
@@ -76,7 +79,7 @@ func (c *cluster) detail(ms int) {
 			bad = c.failed
 		}
 		vertices = append(vertices, map[string]any{
-			"id": v, "name": " " + v + " ", "parallelism": c.n[v], "maxParallelism": 128, "tasks": map[string]int{"RUNNING": c.n[v] - bad, "FAILED": bad},
+			"id": v, "name": " " + v + " ", "parallelism": c.n[v], "maxParallelism": 128, "tasks": map[string]int{"RUNNING": c.n[v] - bad - c.done[v], "FAILED": bad, "FINISHED": c.done[v]},
 		})
 	}
 	body := map[string]any{"jid": c.run, "name": c.name, "state": c.state, "start-time": stamp(c.start), "now": stamp(ms), "vertices": vertices, "timestamps": map[string]int64{"RUNNING": stamp(c.start)}}
@@ -95,8 +98,15 @@ func (c *cluster) vertices(ms int) {
 			if v == "sink" && i < c.failed {
 				status = "FAILED"
 			}
+			if i < c.done[v] {
+				status = "FINISHED"
+			}
+			metrics := c.work(ms)
+			if held, ok := c.held[v]; ok {
+				metrics["accumulated-backpressured-time"], metrics["accumulated-idle-time"] = float64(ms)*held+1e5, float64(ms)*(.7-held)+1e5
+			}
 			all = append(all, map[string]any{
-				"subtask": i, "status": status, "attempt": c.tries, "start-time": stamp(c.start), "taskmanager-id": c.tm, "metrics": c.work(ms),
+				"subtask": i, "status": status, "attempt": c.tries, "start-time": stamp(c.start), "taskmanager-id": c.tm, "metrics": metrics,
 			})
 		}
 		c.line(ms, "GET", "/jobs/"+c.run+"/vertices/"+v, 200, map[string]any{"id": v, "name": v, "now": stamp(ms), "subtasks": all}, nil)
@@ -644,6 +654,56 @@ func TestLatencyIsTheTimeThatARecordWaitsOnItsWay(t *testing.T) {
 	// 200 records at 100/s, then 6,000 bytes at 3,000/s: 4 s.
 	if got := values(c.results(), dhalion.JobTarget("file/job"), dhalion.Latency); !same64(got, []float64{math.NaN(), 4, math.NaN(), 0}) {
 		t.Errorf("latency %v", got)
+	}
+}
+
+func TestWhatHasFinishedNeitherWaitsNorIsWaitedFor(t *testing.T) {
+	c := newCluster(t)
+	c.n["source"], c.held, c.done = 2, map[string]float64{"source": .5, "sink": 0}, map[string]int{}
+	work := c.work
+	c.work = func(ms int) map[string]any {
+		m := work(ms)
+		m["read-bytes"], m["read-bytes-complete"] = ms*3/2+1000, true // 1,500 bytes/s
+		return m
+	}
+	for i, queue := range []string{"2000 9", "4000 1"} {
+		bytes, buffers, _ := strings.Cut(queue, " ")
+		c.gauges = append(c.gauges, fmt.Sprintf("%d.Source__a.pendingRecords=200", i),
+			fmt.Sprintf("%d.Shuffle.Netty.Input.Buffers.inputQueueSize=%s", i, bytes), fmt.Sprintf("%d.Shuffle.Netty.Input.Buffers.inputQueueLength=%s", i, buffers))
+	}
+	unknown := math.NaN()
+	for k, x := range []struct {
+		source, sink                      int // that have finished
+		latency, caused, causes0, causes1 float64
+	}{
+		{0, 0, unknown, unknown, unknown, unknown},
+		// 400 records at 200/s, 6,000 bytes at 3,000/s; 9 and 1 buffers.
+		{0, 0, 4, .5, .45, .05},
+		// 200 records at 100/s.
+		{1, 0, 4, .5, .45, .05},
+		// 4,000 bytes at 1,500/s.
+		{1, 1, 2 + 4000.0/1500, .5, unknown, .5},
+		{2, 1, 4000.0 / 1500, 0, unknown, 0},
+		// A job that has finished but for its state: nothing is on its way.
+		{2, 2, 0, unknown, unknown, unknown},
+	} {
+		c.done["source"], c.done["sink"] = x.source, x.sink
+		c.poll(5 * k)
+		all := c.results()
+		for _, y := range []struct {
+			target dhalion.Target
+			metric dhalion.Metric
+			want   float64
+		}{
+			{dhalion.JobTarget("file/job"), dhalion.Latency, x.latency},
+			{dhalion.ComponentTarget("file/job", "sink"), dhalion.BackpressureCaused, x.caused},
+			{dhalion.InstanceTarget("file/job", "sink", 0), dhalion.BackpressureCaused, x.causes0},
+			{dhalion.InstanceTarget("file/job", "sink", 1), dhalion.BackpressureCaused, x.causes1},
+		} {
+			if got := values(all, y.target, y.metric)[k:]; !same64(got, []float64{y.want}) {
+				t.Errorf("poll %d: %s of %s is %v, want %v", k, y.metric, y.target, got, y.want)
+			}
+		}
 	}
 }
 

@@ -56,7 +56,7 @@ func (e *evaluation) giveInstances() {
 	r := e.job.run
 	all := map[string]*reading{}
 	e.queues = map[string]queued{}
-	waiting := map[string]map[int]float64{} // backpressured, by vertex and subtask
+	waiting := map[string]map[int]float64{} // backpressured, by vertex and subtask that has not finished
 	for _, vid := range r.graph.order {
 		v, ok := e.poll.vertices[vertexKey{r.id, vid}]
 		if !ok {
@@ -72,12 +72,18 @@ func (e *evaluation) giveInstances() {
 		for _, g := range now.gauges {
 			r.counted[vid] = r.counted[vid] || g.taken.Known()
 		}
-		all[vid], waiting[vid] = now, map[int]float64{}
+		all[vid] = now
+		if len(now.subtasks) > 0 {
+			waiting[vid], e.queues[vid] = map[int]float64{}, queued{}
+		}
 		before := r.seen[vid]
 		r.seen[vid] = map[int]*reading{}
 		for _, i := range sorted(now.subtasks) {
 			old := before[i]
 			switch {
+			case now.subtasks[i].Status == flink.Finished:
+				// It waits for nobody and nothing waits for it, as runningShare has it.
+				r.seen[vid][i] = now
 			case e.deployed && old != nil && old.deployed && sameReading(old.subtasks[i], now.subtasks[i]):
 				// Flink answers from a cache. What it says a second time is not news, and
 				// the next difference is to what it said the first time.
@@ -392,7 +398,7 @@ func (e *evaluation) giveCaused(vid string, now *reading, waiting map[string]map
 		return
 	}
 	own, ok := mean(waiting[vid])
-	if !ok {
+	if !ok || len(waiting[vid]) == 0 {
 		return
 	}
 	caused, sum, n := 0.0, 0.0, 0
@@ -412,7 +418,7 @@ func (e *evaluation) giveCaused(vid string, now *reading, waiting map[string]map
 	e.emit(dhalion.ComponentTarget(e.job.id, name), "", dhalion.BackpressureCaused, caused)
 
 	queued := 0.0
-	instances := sorted(now.subtasks)
+	instances := sorted(waiting[vid])
 	for _, i := range instances {
 		if g := now.gauges[i]; g != nil {
 			queued += atLeast0(g.queueLength)
@@ -436,8 +442,12 @@ func (e *evaluation) giveCaused(vid string, now *reading, waiting map[string]map
 	}
 }
 
-// mean is that of all instances; not ok when one is unknown or there is none.
+// mean is that of all instances; not ok when one is unknown. Where all have finished
+// values is empty, and it is 0; where there is none values is nil.
 func mean(values map[int]float64) (float64, bool) {
+	if values != nil && len(values) == 0 {
+		return 0, true
+	}
 	sum := 0.0
 	for _, i := range sorted(values) {
 		sum += values[i]
