@@ -76,6 +76,13 @@ func (e *evaluation) giveInstances() {
 		if len(now.subtasks) > 0 {
 			waiting[vid], e.queues[vid] = map[int]float64{}, queued{}
 		}
+	}
+	moved := r.clocks(all)
+	for _, vid := range r.graph.order {
+		now := all[vid]
+		if now == nil {
+			continue
+		}
 		before := r.seen[vid]
 		r.seen[vid] = map[int]*reading{}
 		for _, i := range sorted(now.subtasks) {
@@ -84,7 +91,7 @@ func (e *evaluation) giveInstances() {
 			case now.subtasks[i].Status == flink.Finished:
 				// It waits for nobody and nothing waits for it, as runningShare has it.
 				r.seen[vid][i] = now
-			case e.deployed && old != nil && old.deployed && sameReading(old.subtasks[i], now.subtasks[i]):
+			case e.deployed && old != nil && old.deployed && sameReading(old.subtasks[i], now.subtasks[i], moved):
 				// Flink answers from a cache. What it says a second time is not news, and
 				// the next difference is to what it said the first time.
 				r.seen[vid][i], waiting[vid][i] = old, math.NaN()
@@ -286,11 +293,47 @@ func (e *evaluation) ends(vid string, s flink.Subtask) (hasInput, hasOutput bool
 	return in > 0, out > 0
 }
 
-// sameReading reports whether two answers about a subtask were made of one
-// reading of its metrics: nothing moved, and its clock is among what did not.
-func sameReading(old, now flink.Subtask) bool {
+// sameReading reports whether two answers about a subtask were made of one reading of its
+// metrics: nothing moved, and its clock is among what did not. One without a clock may as
+// well have done nothing; Flink renews the metrics of a worker's subtasks together, so the
+// clocks of the others there tell, or where none has one those of the job.
+func sameReading(old, now flink.Subtask, moved map[string]bool) bool {
 	a, b := old.Metrics, now.Metrics
-	return a == b && a.Busy.Known() && a.Backpressured.Known() && a.Idle.Known() && fetched(a) && oneAttempt(old, now)
+	if a != b || !fetched(a) || !oneAttempt(old, now) {
+		return false
+	}
+	if hasClock(a) {
+		return true
+	}
+	news, ok := moved[workerName(now.Worker())]
+	if !ok {
+		news, ok = moved[""]
+	}
+	return ok && !news
+}
+
+// hasClock says that a subtask's busy, idle and backpressured times are known. They add
+// up to its clock. A source made of a SourceFunction has no busy time.
+func hasClock(m flink.IOMetrics) bool {
+	return m.Busy.Known() && m.Backpressured.Known() && m.Idle.Known()
+}
+
+// clocks says of each worker whether the clock of some subtask there has moved since its
+// newest reading, and of all workers under "". A worker without clocks is not in it.
+func (r *run) clocks(all map[string]*reading) map[string]bool {
+	moved := map[string]bool{}
+	for vid, now := range all {
+		for i, s := range now.subtasks {
+			old := r.seen[vid][i]
+			if old == nil || s.Status != flink.Running || !hasClock(s.Metrics) || !oneAttempt(old.subtasks[i], s) {
+				continue
+			}
+			for _, worker := range []string{"", workerName(s.Worker())} {
+				moved[worker] = moved[worker] || old.subtasks[i].Metrics != s.Metrics
+			}
+		}
+	}
+	return moved
 }
 
 // fetched says that Flink has asked the subtask for its metrics. Before it has, the

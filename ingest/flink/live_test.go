@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -99,6 +100,78 @@ func TestWhatTheCacheRepeatsIsNoNews(t *testing.T) {
 		}
 		if given < x.least || given > 22 {
 			t.Errorf("%s of %s is given %d times, want at least %d", x.metric, x.target, given, x.least)
+		}
+	}
+}
+
+// withoutClock is a cluster in which a vertex has no busy time, as one made of a
+// SourceFunction in Flink 1.18 to 1.20; metrics may change more.
+func withoutClock(cluster http.Handler, vertex string, metrics func(i int, m map[string]any)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasSuffix(r.URL.Path, "/vertices/"+vertex) {
+			cluster.ServeHTTP(w, r)
+			return
+		}
+		answer := httptest.NewRecorder()
+		cluster.ServeHTTP(answer, r)
+		var body map[string]any
+		if err := json.Unmarshal(answer.Body.Bytes(), &body); err != nil {
+			panic(err)
+		}
+		for i, s := range body["subtasks"].([]any) {
+			m := s.(map[string]any)["metrics"].(map[string]any)
+			m["accumulated-busy-time"], m["accumulated-idle-time"] = "NaN", 0
+			metrics(i, m)
+		}
+		if err := json.NewEncoder(w).Encode(body); err != nil {
+			panic(err)
+		}
+	})
+}
+
+// TestWhatTheCacheRepeatsOfASourceWithoutAClockIsNoNews, either: the clocks of the others
+// tell that it was repeated. Where they moved a source that stands still reads nothing.
+func TestWhatTheCacheRepeatsOfASourceWithoutAClockIsNoNews(t *testing.T) {
+	c := &clock{at: noon}
+	cluster := flinktest.New(c.now, 2)
+	cluster.Refresh, cluster.Fetch = 10*time.Second, 100*time.Millisecond
+	run := cluster.Start("job", orders...)
+	vertex := flinktest.ID("job", "Source: orders")
+	written := map[int]any{} // of a source that stands still
+	stands := false
+	server := withoutClock(cluster, vertex, func(i int, m map[string]any) {
+		if stands {
+			m["write-records"], m["accumulated-backpressured-time"] = written[i], 0
+		}
+		written[i] = m["write-records"]
+	})
+	_, results := live(t, c, server, 5*time.Second, 61, func(k int) { stands = k > 40 })
+	rates := flinktest.RatesOf(run, vertex, 0)
+	source := dhalion.InstanceTarget(dhalion.NewJobID("flink", "job"), "Source: orders", 0)
+	for _, x := range []struct {
+		metric   dhalion.Metric
+		from, to int // polls
+		want     float64
+	}{
+		{dhalion.RecordsOut, 0, 41, float64(rates.Out)},
+		{dhalion.OfferedRecords, 0, 41, float64(rates.Out + rates.Pending)},
+		{dhalion.RecordsOut, 43, 61, 0},
+		{dhalion.OfferedRecords, 43, 61, float64(rates.Pending)},
+	} {
+		given := 0
+		for k, r := range results[x.from:x.to] {
+			got := value(r, source, x.metric)
+			if math.IsNaN(got) {
+				continue
+			}
+			given++
+			// By the answers' clock: the cache was read some milliseconds more or less before.
+			if math.Abs(got-x.want) > .11+.01*x.want {
+				t.Errorf("poll %d: %s is %v, want %v", x.from+k, x.metric, got, x.want)
+			}
+		}
+		if polls := x.to - x.from; given < polls/2-2 || given > polls/2+2 {
+			t.Errorf("%s is given %d times in %d polls", x.metric, given, polls)
 		}
 	}
 }
