@@ -486,6 +486,34 @@ func TestSourcesThatMeasureNoBusyTimeHaveNone(t *testing.T) {
 	}
 }
 
+func TestASourceThatMeasuresNoBusyTimeIsSeenToBeHeldUp(t *testing.T) {
+	c := newCluster(t)
+	work := c.work
+	c.held = map[string]float64{"source": .5, "sink": 0}
+	c.work = func(ms int) map[string]any {
+		m := work(ms)
+		m["accumulated-busy-time"] = "NaN"
+		return m
+	}
+	c.poll(0)
+	c.poll(5)
+	c.poll(10)
+	all, source := c.results(), dhalion.InstanceTarget("file/job", "source", 0)
+	for m, want := range map[dhalion.Metric][]float64{
+		dhalion.Backpressured: {math.NaN(), .5, .5},
+		dhalion.Busy:          {math.NaN(), math.NaN(), math.NaN()},
+		dhalion.Idle:          {math.NaN(), math.NaN(), math.NaN()},
+		dhalion.RecordsOut:    {math.NaN(), 100, 100},
+	} {
+		if got := values(all, source, m); !same64(got, want) {
+			t.Errorf("%s is %v, want %v", m, got, want)
+		}
+	}
+	if got := values(all, dhalion.ComponentTarget("file/job", "sink"), dhalion.BackpressureCaused); !same64(got, []float64{math.NaN(), .5, .5}) {
+		t.Errorf("the sink causes %v", got)
+	}
+}
+
 func TestWithoutAccumulatedTimesFlinksOwnMeansAreTaken(t *testing.T) {
 	c := newCluster(t)
 	work := c.work

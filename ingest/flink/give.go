@@ -210,7 +210,7 @@ func (e *evaluation) giveInstance(vid string, index int, now, before *reading) (
 		oldGauge = &gauge{}
 	}
 
-	share, busyMs, counted := timeShares(s, old, g, oldGauge)
+	share, busyMs, counted := timeShares(s, old, g, oldGauge, seconds)
 	if counted > 0 {
 		// The three times add up to the clock of the task. Counters and lag were read
 		// with them, a moment or a whole life of Flink's cache before the answer: over
@@ -375,9 +375,11 @@ func timesFell(a, b flink.IOMetrics) bool {
 // timeShares is how a subtask spent its time between two answers: each
 // accumulated time's difference over the sum of the three. busyMs is the busy
 // one and counted that sum (ms), 0 when they are not known. Where the vertex's
-// answer has no times its metrics may; where these have none either there is
-// Flink's own mean over 60 s, which is all that is left.
-func timeShares(s, old flink.Subtask, g, oldGauge *gauge) (share shares, busyMs, counted float64) {
+// answer has no times its metrics may. Where busy time alone is unknown, as of a source
+// made of a SourceFunction, of which idle time means nothing, backpressured time is
+// divided by the seconds between the answers. Where there are none at all there is Flink's
+// own mean over 60 s, which is all that is left.
+func timeShares(s, old flink.Subtask, g, oldGauge *gauge, seconds float64) (share shares, busyMs, counted float64) {
 	a, b := old.Metrics, s.Metrics
 	if fetched(a) && fetched(b) {
 		if share, busyMs, counted := differences([3]flink.Number{a.Busy, a.Backpressured, a.Idle}, [3]flink.Number{b.Busy, b.Backpressured, b.Idle}); counted > 0 {
@@ -389,6 +391,9 @@ func timeShares(s, old flink.Subtask, g, oldGauge *gauge) (share shares, busyMs,
 	}
 	if b.Busy.Known() || g.busy.Known() {
 		return unknownShares, 0, 0 // there are times, but they did not move
+	}
+	if held := b.Backpressured.Float() - a.Backpressured.Float(); held == held && fetched(a) && fetched(b) {
+		return shares{math.NaN(), math.Min(1, math.Max(0, held/1e3/seconds)), math.NaN()}, 0, 0
 	}
 	return shares{rate(g.busyRate), rate(g.backpressuredRate), rate(g.idleRate)}, 0, 0
 }

@@ -40,7 +40,7 @@ func Mapping() []MetricMapping {
 		{dhalion.Restarts, dhalion.KindComponent, "/jobs/:id/exceptions: taskName", true, "outages laid on the component, from the first such on; the adaptive scheduler names none"},
 		{dhalion.Running, dhalion.KindComponent, "/jobs/:id: vertices.tasks", false, "share of the subtasks that run, finished ones left out; not of a run that has finished or is cancelled"},
 		{dhalion.BackpressureCaused, dhalion.KindInstance, subtasks + "accumulated-*-time; " + gauges + "inputQueueLength", true, "the component's, shared out by queued buffers"},
-		{dhalion.Backpressured, dhalion.KindInstance, subtasks + "accumulated-backpressured-time", false, "difference over the sum of the three times' differences; else accumulateBackPressuredTimeMs, else backPressuredTimeMsPerSecond/1000 (a 60 s mean)"},
+		{dhalion.Backpressured, dhalion.KindInstance, subtasks + "accumulated-backpressured-time", false, "difference over the sum of the three times' differences, or over the answers' times where busy time is unknown; else accumulateBackPressuredTimeMs, else backPressuredTimeMsPerSecond/1000 (a 60 s mean)"},
 		{dhalion.Busy, dhalion.KindInstance, subtasks + "accumulated-busy-time", false, "likewise; else accumulateBusyTimeMs, else busyTimeMsPerSecond/1000"},
 		{dhalion.Idle, dhalion.KindInstance, subtasks + "accumulated-idle-time", false, "likewise; else accumulateIdleTimeMs, else idleTimeMsPerSecond/1000"},
 		{dhalion.InputQueueBuffers, dhalion.KindInstance, gauges + "Shuffle.Netty.Input.Buffers.inputQueueLength", false, "not of a source"},
