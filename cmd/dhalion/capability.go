@@ -103,7 +103,8 @@ type jobDetail struct {
 
 type vertexDetail struct {
 	flink.Vertex
-	Group string `json:"slotSharingGroupId"`
+	Group   string          `json:"slotSharingGroupId"`
+	Metrics flink.IOMetrics `json:"metrics"` // sums over its subtasks
 }
 
 type describedPlan struct {
@@ -433,6 +434,18 @@ func (job *capability) assessMetrics(j jobAnswers, f *findings) {
 	if len(busy) > 0 {
 		job.unknown(dhalion.Busy, busy, "use Flink 1.18 or later")
 		f.add(levelWarning, about, "use Flink 1.18 or later", "there are no busy times of %s: capacity is unknown", joined(busy))
+	}
+	var unmeasured []string
+	for i, v := range j.detail.Vertices {
+		// Flink names a busy time of every task; of a SourceFunction's it is NaN.
+		if v.Metrics.Backpressured.Known() && !v.Metrics.Busy.Known() && !slices.Contains(busy, job.Components[i].Name) {
+			unmeasured = append(unmeasured, job.Components[i].Name)
+		}
+	}
+	if len(unmeasured) > 0 {
+		const advice = "use a source of Flink's newer interface: env.fromSource(…) in place of addSource(…)"
+		job.unknown(dhalion.Busy, unmeasured, advice)
+		f.add(levelWarning, about, advice, "the busy time of %s is not measured: its capacity is unknown", joined(unmeasured))
 	}
 	var none []string
 	for _, c := range job.Components {

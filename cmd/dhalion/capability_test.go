@@ -189,6 +189,12 @@ func TestWhatIsOddAboutAJobIsFound(t *testing.T) {
 			}},
 		"no buffers":    {"/metrics", []string{"inputQueueLength", "queueOfAnother"}, "no buffer metrics of enrich, validate, join, score, store: Writer, audit: Writer:", nil},
 		"no busy times": {"/metrics", []string{"accumulateBusyTimeMs", "x", "busyTimeMsPerSecond", "y"}, "no busy times of", nil},
+		"a busy time that is NaN": {"", []string{`"accumulated-busy-time":254808.0`, `"accumulated-busy-time":"NaN"`}, "the busy time of Source: clicks is not measured",
+			func(j capability) bool {
+				return slices.ContainsFunc(j.Unknown, func(u unknownMetric) bool {
+					return u.Metric == dhalion.Busy && slices.Equal(u.Components, []string{"Source: clicks"})
+				})
+			}},
 		"partitions of Kafka": {"/metrics", []string{
 			"0.Source__clicks.sourceIdleTime", "0.Source__clicks.KafkaSourceReader.topic.a.partition.0.currentOffset",
 			"1.Source__clicks.sourceIdleTime", "1.Source__clicks.KafkaSourceReader.topic.a.partition.0.currentOffset",

@@ -43,16 +43,16 @@ const (
 )
 
 // Assembler makes measurements and topologies of the answers of one Flink
-// cluster, poll by poll. It holds the present poll and, of each job, what
-// differences need. It is not safe for use by several goroutines at once.
+// cluster, poll by poll. It holds the present poll and, of each job that ran within
+// a day, what differences need. It is not safe for use by several goroutines at once.
 type Assembler struct {
 	engine string
 	rename string
 	poll   *poll
 	jobs   map[dhalion.JobID]*job
-	twins  map[string]bool // runs that were seen beside another of the same name
-	named  string          // the one job that was renamed
-	slots  []dhalion.Slots // as last told; asked for once a minute
+	twins  map[string]time.Time // runs seen beside another of the same name, and when last
+	named  string               // the one job that was renamed
+	slots  []dhalion.Slots      // as last told; asked for once a minute
 }
 
 // NewAssembler knows nothing yet.
@@ -61,9 +61,14 @@ func NewAssembler(opts Options) *Assembler {
 		engine: cmp.Or(opts.Engine, "file"),
 		rename: opts.Job,
 		jobs:   map[dhalion.JobID]*job{},
-		twins:  map[string]bool{},
+		twins:  map[string]time.Time{},
 	}
 }
+
+// apart is how long a run that was seen beside another of its name keeps the name that
+// tells them apart. One of a lasting pair that is stopped and started again is back by
+// then, and the other is not renamed in between.
+const apart = 10 * time.Minute
 
 // Answer takes the next answer. A poll begins with GET /jobs/overview, answered
 // or not, and ends where the next begins: then done is true and the result is
@@ -109,7 +114,17 @@ func (a *Assembler) Flush() (result Result, done bool, err error) {
 		if !ok {
 			run = j.run.id
 		}
-		if a.twins[run] != j.twin {
+		switch {
+		case p.has(run):
+			j.gone = time.Time{}
+		case !p.listed: // nobody knows
+		case j.gone.IsZero():
+			j.gone = p.at
+		case p.at.Sub(j.gone) >= forgetAfter:
+			delete(a.jobs, id)
+			continue
+		}
+		if a.isTwin(run) != j.twin {
 			continue // it goes by another name now
 		}
 		e := &evaluation{poll: p, job: j, result: &result, slots: a.slots}
@@ -142,15 +157,26 @@ func (a *Assembler) current(p *poll) (map[dhalion.JobID]string, error) {
 	for _, ids := range alive {
 		if len(ids) > 1 {
 			for id := range ids {
-				a.twins[id] = true
+				a.twins[id] = p.at
 			}
+			continue
+		}
+		for id := range ids {
+			if last, ok := a.twins[id]; ok && p.listed && p.at.Sub(last) >= apart {
+				delete(a.twins, id)
+			}
+		}
+	}
+	for id, last := range a.twins {
+		if p.listed && !p.has(id) && p.at.Sub(last) >= forgetAfter {
+			delete(a.twins, id)
 		}
 	}
 	current := map[dhalion.JobID]string{}
 	for _, id := range sorted(p.details) {
 		d := p.details[id].value
 		name := jobName(d, id)
-		if a.twins[id] {
+		if a.isTwin(id) {
 			name += " [" + flink.First8(id) + "]"
 		}
 		if a.rename != "" {
@@ -165,10 +191,15 @@ func (a *Assembler) current(p *poll) (map[dhalion.JobID]string, error) {
 		}
 		current[jid] = id
 		if a.jobs[jid] == nil {
-			a.jobs[jid] = newJob(jid, id, a.twins[id])
+			a.jobs[jid] = newJob(jid, id, a.isTwin(id))
 		}
 	}
 	return current, nil
+}
+
+func (a *Assembler) isTwin(run string) bool {
+	_, ok := a.twins[run]
+	return ok
 }
 
 // newer reports whether run d is rather the present one of its job than other:

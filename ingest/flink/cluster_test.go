@@ -34,6 +34,9 @@ type cluster struct {
 	tm     string
 	work   func(ms int) map[string]any // a subtask's metrics
 	gauges []string                    // "id=value" of source and sink, given when not nil
+
+	done map[string]int     // how many of a vertex's subtasks have finished
+	held map[string]float64 // share of time that a vertex is held up, if not that of work
 }
 
 func newCluster(t testing.TB) *cluster {
@@ -76,7 +79,7 @@ func (c *cluster) detail(ms int) {
 			bad = c.failed
 		}
 		vertices = append(vertices, map[string]any{
-			"id": v, "name": " " + v + " ", "parallelism": c.n[v], "maxParallelism": 128, "tasks": map[string]int{"RUNNING": c.n[v] - bad, "FAILED": bad},
+			"id": v, "name": " " + v + " ", "parallelism": c.n[v], "maxParallelism": 128, "tasks": map[string]int{"RUNNING": c.n[v] - bad - c.done[v], "FAILED": bad, "FINISHED": c.done[v]},
 		})
 	}
 	body := map[string]any{"jid": c.run, "name": c.name, "state": c.state, "start-time": stamp(c.start), "now": stamp(ms), "vertices": vertices, "timestamps": map[string]int64{"RUNNING": stamp(c.start)}}
@@ -95,8 +98,15 @@ func (c *cluster) vertices(ms int) {
 			if v == "sink" && i < c.failed {
 				status = "FAILED"
 			}
+			if i < c.done[v] {
+				status = "FINISHED"
+			}
+			metrics := c.work(ms)
+			if held, ok := c.held[v]; ok {
+				metrics["accumulated-backpressured-time"], metrics["accumulated-idle-time"] = float64(ms)*held+1e5, float64(ms)*(.7-held)+1e5
+			}
 			all = append(all, map[string]any{
-				"subtask": i, "status": status, "attempt": c.tries, "start-time": stamp(c.start), "taskmanager-id": c.tm, "metrics": c.work(ms),
+				"subtask": i, "status": status, "attempt": c.tries, "start-time": stamp(c.start), "taskmanager-id": c.tm, "metrics": metrics,
 			})
 		}
 		c.line(ms, "GET", "/jobs/"+c.run+"/vertices/"+v, 200, map[string]any{"id": v, "name": v, "now": stamp(ms), "subtasks": all}, nil)
@@ -284,6 +294,60 @@ func TestANewRunIsNoOutage(t *testing.T) {
 	}
 }
 
+func TestAJobIsRememberedForADayWithoutARun(t *testing.T) {
+	for gap, want := range map[int]string{23: "first 0, operator 1", 26: "first 0, first 0"} {
+		c := newCluster(t)
+		c.poll(0)
+		c.restart(4)
+		c.poll(5)
+		c.state = "CANCELED"
+		const hour = 3600
+		c.overview(10_000)
+		for h := 1; h < gap; h++ {
+			if h > 2 {
+				c.line(h*hour*1000, "GET", "/jobs/overview", 200, map[string]any{"jobs": []any{}}, nil)
+			} else {
+				c.overview(h * hour * 1000)
+			}
+		}
+		c.run = "bbbbbbbb2222"
+		c.restart(gap * hour)
+		c.poll(gap*hour + 5)
+		all := c.results()
+		counts := values(all, dhalion.JobTarget("file/job"), dhalion.Restarts)
+		seen := topologies(all)
+		if got := fmt.Sprintf("%s %v, %s %v", seen[0].By, counts[0], seen[1].By, counts[len(counts)-1]); got != want || len(seen) != 2 || counts[1] != 1 {
+			t.Errorf("after %d h: %s, want %s", gap, got, want)
+		}
+	}
+}
+
+func TestJobsThatAreNoMoreAreForgotten(t *testing.T) {
+	a := NewAssembler(Options{})
+	for day := range 30 {
+		c := newCluster(t)
+		c.name, c.run = fmt.Sprintf("nightly-%d", day), fmt.Sprintf("%032x", day)
+		c.poll(day * 86400)
+		c.line(day*86400_000+5000, "GET", "/jobs/overview", 503, "busy", nil)
+		c.line(day*86400_000+10_000, "GET", "/jobs/overview", 200, map[string]any{"jobs": []any{}}, nil)
+		for in := flink.NewReader(&c.out); ; {
+			answer, err := in.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := a.Answer(answer); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(a.jobs) > 3 {
+			t.Fatalf("day %d: %d jobs are remembered", day, len(a.jobs))
+		}
+	}
+}
+
 func TestTwoJobsOfOneNameAtOneTimeAreToldApart(t *testing.T) {
 	c := newCluster(t)
 	for s := range 2 {
@@ -422,6 +486,34 @@ func TestSourcesThatMeasureNoBusyTimeHaveNone(t *testing.T) {
 	}
 }
 
+func TestASourceThatMeasuresNoBusyTimeIsSeenToBeHeldUp(t *testing.T) {
+	c := newCluster(t)
+	work := c.work
+	c.held = map[string]float64{"source": .5, "sink": 0}
+	c.work = func(ms int) map[string]any {
+		m := work(ms)
+		m["accumulated-busy-time"] = "NaN"
+		return m
+	}
+	c.poll(0)
+	c.poll(5)
+	c.poll(10)
+	all, source := c.results(), dhalion.InstanceTarget("file/job", "source", 0)
+	for m, want := range map[dhalion.Metric][]float64{
+		dhalion.Backpressured: {math.NaN(), .5, .5},
+		dhalion.Busy:          {math.NaN(), math.NaN(), math.NaN()},
+		dhalion.Idle:          {math.NaN(), math.NaN(), math.NaN()},
+		dhalion.RecordsOut:    {math.NaN(), 100, 100},
+	} {
+		if got := values(all, source, m); !same64(got, want) {
+			t.Errorf("%s is %v, want %v", m, got, want)
+		}
+	}
+	if got := values(all, dhalion.ComponentTarget("file/job", "sink"), dhalion.BackpressureCaused); !same64(got, []float64{math.NaN(), .5, .5}) {
+		t.Errorf("the sink causes %v", got)
+	}
+}
+
 func TestWithoutAccumulatedTimesFlinksOwnMeansAreTaken(t *testing.T) {
 	c := newCluster(t)
 	work := c.work
@@ -540,8 +632,9 @@ func TestTheLagOfAChainedSourceCountsAsWhatIsPutOutForIt(t *testing.T) {
 	c.gauges = []string{"0.Source__lines.pendingRecords=160"} // not asked
 	c.poll(15)
 	for name, want := range map[string]struct{ in, offered []float64 }{
-		// 10 lines/s more wait: 100 + 4 × 10, then 100 + (100,500+500)/20,125 × 10, then 100 + 1 × 10.
-		"source -> split": {[]float64{math.NaN(), 25, 0, math.NaN()}, []float64{math.NaN(), 140, 100 + 101000.0/20125*10, 110}},
+		// 10 lines/s more wait: 100 + 4 × 10, then 100 + (100,500+500)/20,125 × 10, then as many
+		// words as are in 10 lines.
+		"source -> split": {[]float64{math.NaN(), 25, 0, math.NaN()}, []float64{math.NaN(), 140, 100 + 101000.0/20125*10, math.NaN()}},
 		"source":          {[]float64{math.NaN(), math.NaN(), math.NaN(), math.NaN()}, []float64{math.NaN(), 110, 110, 110}},
 	} {
 		all := assemble(t, Options{}, []byte(strings.ReplaceAll(c.out.String(), `" source "`, `"`+strings.ReplaceAll(name, ">", `\u003e`)+`"`)))
@@ -555,6 +648,18 @@ func TestTheLagOfAChainedSourceCountsAsWhatIsPutOutForIt(t *testing.T) {
 		if got := values(all, source, dhalion.Lag); !same64(got, []float64{10, 60, 110, 160}) {
 			t.Errorf("%s: lag %v", name, got)
 		}
+	}
+}
+
+func TestWhereNoPollAsksWhatAChainedSourceHasReadItsLagCountsAsItIs(t *testing.T) {
+	c := newCluster(t)
+	for k := range 3 {
+		c.gauges = []string{fmt.Sprintf("0.Source__lines.pendingRecords=%d", 10+50*k), "0.split.numRecordsOut=7"}
+		c.poll(5 * k)
+	}
+	all := assemble(t, Options{}, []byte(strings.ReplaceAll(c.out.String(), `" source "`, `"source -\u003e split"`)))
+	if got := values(all, dhalion.InstanceTarget("file/job", "source -> split", 0), dhalion.OfferedRecords); !same64(got, []float64{math.NaN(), 110, 110}) {
+		t.Errorf("offered %v, want 100 + 10", got)
 	}
 }
 
@@ -577,6 +682,56 @@ func TestLatencyIsTheTimeThatARecordWaitsOnItsWay(t *testing.T) {
 	// 200 records at 100/s, then 6,000 bytes at 3,000/s: 4 s.
 	if got := values(c.results(), dhalion.JobTarget("file/job"), dhalion.Latency); !same64(got, []float64{math.NaN(), 4, math.NaN(), 0}) {
 		t.Errorf("latency %v", got)
+	}
+}
+
+func TestWhatHasFinishedNeitherWaitsNorIsWaitedFor(t *testing.T) {
+	c := newCluster(t)
+	c.n["source"], c.held, c.done = 2, map[string]float64{"source": .5, "sink": 0}, map[string]int{}
+	work := c.work
+	c.work = func(ms int) map[string]any {
+		m := work(ms)
+		m["read-bytes"], m["read-bytes-complete"] = ms*3/2+1000, true // 1,500 bytes/s
+		return m
+	}
+	for i, queue := range []string{"2000 9", "4000 1"} {
+		bytes, buffers, _ := strings.Cut(queue, " ")
+		c.gauges = append(c.gauges, fmt.Sprintf("%d.Source__a.pendingRecords=200", i),
+			fmt.Sprintf("%d.Shuffle.Netty.Input.Buffers.inputQueueSize=%s", i, bytes), fmt.Sprintf("%d.Shuffle.Netty.Input.Buffers.inputQueueLength=%s", i, buffers))
+	}
+	unknown := math.NaN()
+	for k, x := range []struct {
+		source, sink                      int // that have finished
+		latency, caused, causes0, causes1 float64
+	}{
+		{0, 0, unknown, unknown, unknown, unknown},
+		// 400 records at 200/s, 6,000 bytes at 3,000/s; 9 and 1 buffers.
+		{0, 0, 4, .5, .45, .05},
+		// 200 records at 100/s.
+		{1, 0, 4, .5, .45, .05},
+		// 4,000 bytes at 1,500/s.
+		{1, 1, 2 + 4000.0/1500, .5, unknown, .5},
+		{2, 1, 4000.0 / 1500, 0, unknown, 0},
+		// A job that has finished but for its state: nothing is on its way.
+		{2, 2, 0, unknown, unknown, unknown},
+	} {
+		c.done["source"], c.done["sink"] = x.source, x.sink
+		c.poll(5 * k)
+		all := c.results()
+		for _, y := range []struct {
+			target dhalion.Target
+			metric dhalion.Metric
+			want   float64
+		}{
+			{dhalion.JobTarget("file/job"), dhalion.Latency, x.latency},
+			{dhalion.ComponentTarget("file/job", "sink"), dhalion.BackpressureCaused, x.caused},
+			{dhalion.InstanceTarget("file/job", "sink", 0), dhalion.BackpressureCaused, x.causes0},
+			{dhalion.InstanceTarget("file/job", "sink", 1), dhalion.BackpressureCaused, x.causes1},
+		} {
+			if got := values(all, y.target, y.metric)[k:]; !same64(got, []float64{y.want}) {
+				t.Errorf("poll %d: %s of %s is %v, want %v", k, y.metric, y.target, got, y.want)
+			}
+		}
 	}
 }
 
@@ -606,6 +761,21 @@ func TestCheckpointsThatFailInARowAreCounted(t *testing.T) {
 	c.line(200, "GET", "/jobs/"+c.run+"/checkpoints/config", 200, map[string]int{"interval": 30_000}, nil)
 	if got := values(c.results(), job, dhalion.CheckpointInterval)[0]; got != 30 {
 		t.Errorf("interval %v, want the configured 30 s", got)
+	}
+}
+
+func TestWithoutAHistoryOfCheckpointsHowManyFailedInARowIsUnknown(t *testing.T) {
+	c := newCluster(t)
+	for k, failed := range []int{0, 1, 4} {
+		c.poll(5 * k)
+		c.line(5000*k+100, "GET", "/jobs/"+c.run+"/checkpoints", 200, map[string]any{"counts": map[string]int{"completed": 7, "failed": failed}, "history": []any{}}, nil)
+	}
+	all, job := c.results(), dhalion.JobTarget("file/job")
+	if got := values(all, job, dhalion.CheckpointFailuresInARow); !same64(got, []float64{0, math.NaN(), math.NaN()}) {
+		t.Errorf("failed in a row %v, want 0 while none has failed at all", got)
+	}
+	if got := values(all, job, dhalion.CheckpointFailures); !same64(got, []float64{0, 1, 4}) {
+		t.Errorf("failed %v", got)
 	}
 }
 

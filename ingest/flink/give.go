@@ -56,7 +56,7 @@ func (e *evaluation) giveInstances() {
 	r := e.job.run
 	all := map[string]*reading{}
 	e.queues = map[string]queued{}
-	waiting := map[string]map[int]float64{} // backpressured, by vertex and subtask
+	waiting := map[string]map[int]float64{} // backpressured, by vertex and subtask that has not finished
 	for _, vid := range r.graph.order {
 		v, ok := e.poll.vertices[vertexKey{r.id, vid}]
 		if !ok {
@@ -69,13 +69,29 @@ func (e *evaluation) giveInstances() {
 			}
 		}
 		now.gauges = read(e.poll.gauges[vertexKey{r.id, vid}])
-		all[vid], waiting[vid] = now, map[int]float64{}
+		for _, g := range now.gauges {
+			r.counted[vid] = r.counted[vid] || g.taken.Known()
+		}
+		all[vid] = now
+		if len(now.subtasks) > 0 {
+			waiting[vid], e.queues[vid] = map[int]float64{}, queued{}
+		}
+	}
+	moved := r.clocks(all)
+	for _, vid := range r.graph.order {
+		now := all[vid]
+		if now == nil {
+			continue
+		}
 		before := r.seen[vid]
 		r.seen[vid] = map[int]*reading{}
 		for _, i := range sorted(now.subtasks) {
 			old := before[i]
 			switch {
-			case e.deployed && old != nil && old.deployed && sameReading(old.subtasks[i], now.subtasks[i]):
+			case now.subtasks[i].Status == flink.Finished:
+				// It waits for nobody and nothing waits for it, as runningShare has it.
+				r.seen[vid][i] = now
+			case e.deployed && old != nil && old.deployed && sameReading(old.subtasks[i], now.subtasks[i], moved):
 				// Flink answers from a cache. What it says a second time is not news, and
 				// the next difference is to what it said the first time.
 				r.seen[vid][i], waiting[vid][i] = old, math.NaN()
@@ -194,7 +210,7 @@ func (e *evaluation) giveInstance(vid string, index int, now, before *reading) (
 		oldGauge = &gauge{}
 	}
 
-	share, busyMs, counted := timeShares(s, old, g, oldGauge)
+	share, busyMs, counted := timeShares(s, old, g, oldGauge, seconds)
 	if counted > 0 {
 		// The three times add up to the clock of the task. Counters and lag were read
 		// with them, a moment or a whole life of Flink's cache before the answer: over
@@ -213,8 +229,8 @@ func (e *evaluation) giveInstance(vid string, index int, now, before *reading) (
 		out = s.Metrics.WriteRecords.Float() - old.Metrics.WriteRecords.Float()
 	}
 	fan := 1.0 // records put out per record read
-	if !hasInput && e.job.run.graph.chained[vid] {
-		in, fan = takenBy(g, oldGauge, s, out)
+	if !hasInput && r.graph.chained[vid] {
+		in, fan = takenBy(g, oldGauge, s, out, r.counted[vid])
 	}
 	emit(dhalion.RecordsIn, in/seconds)
 	emit(dhalion.RecordsOut, out/seconds)
@@ -246,13 +262,16 @@ func (e *evaluation) giveInstance(vid string, index int, now, before *reading) (
 // takenBy is how many records a chained source has read since before, by its
 // operator's own counter, NaN unknown; and how many the subtask puts out for each: since
 // before or, where hardly any was read since, as when it is held up, since its attempt
-// began. Where the operator was not asked, one.
-func takenBy(g, before *gauge, s flink.Subtask, out float64) (taken, fan float64) {
+// began. Where the operator was not asked it is unknown if other polls asked (counted),
+// else one: a recording without the counter is read as if nothing were chained.
+func takenBy(g, before *gauge, s flink.Subtask, out float64, counted bool) (taken, fan float64) {
 	taken, fan = g.taken.Float()-before.taken.Float(), 1
 	if taken < 0 {
 		taken = math.NaN()
 	}
 	switch all := g.taken.Float(); {
+	case counted && !g.taken.Known():
+		fan = math.NaN()
 	case taken >= leastTaken && out >= 0:
 		fan = out / taken
 	case all >= leastTaken && s.Metrics.WriteRecordsComplete && s.Metrics.WriteRecords.Known():
@@ -274,11 +293,47 @@ func (e *evaluation) ends(vid string, s flink.Subtask) (hasInput, hasOutput bool
 	return in > 0, out > 0
 }
 
-// sameReading reports whether two answers about a subtask were made of one
-// reading of its metrics: nothing moved, and its clock is among what did not.
-func sameReading(old, now flink.Subtask) bool {
+// sameReading reports whether two answers about a subtask were made of one reading of its
+// metrics: nothing moved, and its clock is among what did not. One without a clock may as
+// well have done nothing; Flink renews the metrics of a worker's subtasks together, so the
+// clocks of the others there tell, or where none has one those of the job.
+func sameReading(old, now flink.Subtask, moved map[string]bool) bool {
 	a, b := old.Metrics, now.Metrics
-	return a == b && a.Busy.Known() && a.Backpressured.Known() && a.Idle.Known() && fetched(a) && oneAttempt(old, now)
+	if a != b || !fetched(a) || !oneAttempt(old, now) {
+		return false
+	}
+	if hasClock(a) {
+		return true
+	}
+	news, ok := moved[workerName(now.Worker())]
+	if !ok {
+		news, ok = moved[""]
+	}
+	return ok && !news
+}
+
+// hasClock says that a subtask's busy, idle and backpressured times are known. They add
+// up to its clock. A source made of a SourceFunction has no busy time.
+func hasClock(m flink.IOMetrics) bool {
+	return m.Busy.Known() && m.Backpressured.Known() && m.Idle.Known()
+}
+
+// clocks says of each worker whether the clock of some subtask there has moved since its
+// newest reading, and of all workers under "". A worker without clocks is not in it.
+func (r *run) clocks(all map[string]*reading) map[string]bool {
+	moved := map[string]bool{}
+	for vid, now := range all {
+		for i, s := range now.subtasks {
+			old := r.seen[vid][i]
+			if old == nil || s.Status != flink.Running || !hasClock(s.Metrics) || !oneAttempt(old.subtasks[i], s) {
+				continue
+			}
+			for _, worker := range []string{"", workerName(s.Worker())} {
+				moved[worker] = moved[worker] || old.subtasks[i].Metrics != s.Metrics
+			}
+		}
+	}
+	return moved
 }
 
 // fetched says that Flink has asked the subtask for its metrics. Before it has, the
@@ -320,9 +375,11 @@ func timesFell(a, b flink.IOMetrics) bool {
 // timeShares is how a subtask spent its time between two answers: each
 // accumulated time's difference over the sum of the three. busyMs is the busy
 // one and counted that sum (ms), 0 when they are not known. Where the vertex's
-// answer has no times its metrics may; where these have none either there is
-// Flink's own mean over 60 s, which is all that is left.
-func timeShares(s, old flink.Subtask, g, oldGauge *gauge) (share shares, busyMs, counted float64) {
+// answer has no times its metrics may. Where busy time alone is unknown, as of a source
+// made of a SourceFunction, of which idle time means nothing, backpressured time is
+// divided by the seconds between the answers. Where there are none at all there is Flink's
+// own mean over 60 s, which is all that is left.
+func timeShares(s, old flink.Subtask, g, oldGauge *gauge, seconds float64) (share shares, busyMs, counted float64) {
 	a, b := old.Metrics, s.Metrics
 	if fetched(a) && fetched(b) {
 		if share, busyMs, counted := differences([3]flink.Number{a.Busy, a.Backpressured, a.Idle}, [3]flink.Number{b.Busy, b.Backpressured, b.Idle}); counted > 0 {
@@ -334,6 +391,9 @@ func timeShares(s, old flink.Subtask, g, oldGauge *gauge) (share shares, busyMs,
 	}
 	if b.Busy.Known() || g.busy.Known() {
 		return unknownShares, 0, 0 // there are times, but they did not move
+	}
+	if held := b.Backpressured.Float() - a.Backpressured.Float(); held == held && fetched(a) && fetched(b) {
+		return shares{math.NaN(), math.Min(1, math.Max(0, held/1e3/seconds)), math.NaN()}, 0, 0
 	}
 	return shares{rate(g.busyRate), rate(g.backpressuredRate), rate(g.idleRate)}, 0, 0
 }
@@ -386,7 +446,7 @@ func (e *evaluation) giveCaused(vid string, now *reading, waiting map[string]map
 		return
 	}
 	own, ok := mean(waiting[vid])
-	if !ok {
+	if !ok || len(waiting[vid]) == 0 {
 		return
 	}
 	caused, sum, n := 0.0, 0.0, 0
@@ -406,7 +466,7 @@ func (e *evaluation) giveCaused(vid string, now *reading, waiting map[string]map
 	e.emit(dhalion.ComponentTarget(e.job.id, name), "", dhalion.BackpressureCaused, caused)
 
 	queued := 0.0
-	instances := sorted(now.subtasks)
+	instances := sorted(waiting[vid])
 	for _, i := range instances {
 		if g := now.gauges[i]; g != nil {
 			queued += atLeast0(g.queueLength)
@@ -430,8 +490,12 @@ func (e *evaluation) giveCaused(vid string, now *reading, waiting map[string]map
 	}
 }
 
-// mean is that of all instances; not ok when one is unknown or there is none.
+// mean is that of all instances; not ok when one is unknown. Where all have finished
+// values is empty, and it is 0; where there is none values is nil.
 func mean(values map[int]float64) (float64, bool) {
+	if values != nil && len(values) == 0 {
+		return 0, true
+	}
 	sum := 0.0
 	for _, i := range sorted(values) {
 		sum += values[i]
@@ -443,7 +507,7 @@ func mean(values map[int]float64) (float64, bool) {
 // giveComponents gives what is known of components as wholes.
 func (e *evaluation) giveComponents() {
 	r := e.job.run
-	if !e.hasRun {
+	if !e.hasRun || isOver(e.detail.State) {
 		return
 	}
 	given := map[string]bool{}
@@ -466,7 +530,7 @@ func (e *evaluation) giveJob() {
 		switch {
 		case isDown(s.State) && !known:
 			e.emit(target, "", dhalion.Running, 0) // waiting for slots it has no tasks
-		case known && s.State != flink.Finished:
+		case known && !isOver(s.State):
 			e.emit(target, "", dhalion.Running, share)
 		}
 	}
@@ -516,7 +580,9 @@ func (e *evaluation) giveCheckpoints(target dhalion.Target, c flink.Checkpoints)
 			failed++
 		}
 	}
-	if len(triggers) > 0 || c.Counts.Completed.Known() {
+	// Flink keeps as much history as web.checkpoints.history says, which may be none.
+	kept := len(c.History) > 0 || !(c.Counts.Failed.Float() > 0)
+	if len(triggers) > 0 || kept && c.Counts.Completed.Known() {
 		e.emit(target, "", dhalion.CheckpointFailuresInARow, float64(failed))
 	}
 	if math.IsNaN(interval) && !e.job.asked && len(triggers) > 1 {
@@ -537,8 +603,13 @@ type workerTimes struct {
 	cpu, gc flink.Number // ns and ms
 }
 
-// giveWorkers gives the metrics of the workers that host an instance of the job.
+// giveWorkers gives the metrics of the workers that host an instance of the job. Where
+// its run was is no place of it when the run has ended, or is nowhere in this poll.
 func (e *evaluation) giveWorkers() {
+	s, listed := e.poll.overview[e.job.run.id]
+	if !listed && !e.hasRun || flink.Terminal(s.State) || flink.Terminal(e.detail.State) {
+		return
+	}
 	hosts := map[string]bool{}
 	for _, placed := range e.job.run.subtasks {
 		for _, p := range placed {

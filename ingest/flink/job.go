@@ -26,6 +26,11 @@ const (
 	cacheAge = 3 * time.Second
 
 	keepOutages = 64
+
+	// forgetAfter is how long a job without a run is remembered. What runs once a day
+	// under one name is one job, of which the new run is another version; of what has a
+	// new name every day no more is kept than of a day.
+	forgetAfter = 24 * time.Hour
 )
 
 // job is what is remembered of one job from poll to poll.
@@ -36,6 +41,7 @@ type job struct {
 
 	first    time.Time // its first poll with an answer to /jobs/:id
 	last     time.Time // its newest
+	gone     time.Time // the poll since which there has been no run of it; zero: there is one
 	restarts int
 	outages  []outage // the newest, ascending by to
 	laid     map[dhalion.Target]int
@@ -83,6 +89,7 @@ type run struct {
 	graph    graph
 	subtasks map[string]map[int]place    // attempts, by vertex
 	seen     map[string]map[int]*reading // the newest that brought news, by vertex and subtask
+	counted  map[string]bool             // vertices of which some poll had what a source has read
 }
 
 // place is which execution of a subtask was seen, where and when.
@@ -109,7 +116,7 @@ func newJob(id dhalion.JobID, runID string, twin bool) *job {
 }
 
 func newRun(id string) *run {
-	return &run{id: id, subtasks: map[string]map[int]place{}, seen: map[string]map[int]*reading{}}
+	return &run{id: id, subtasks: map[string]map[int]place{}, seen: map[string]map[int]*reading{}, counted: map[string]bool{}}
 }
 
 // evaluation is one job at one poll.
@@ -449,12 +456,13 @@ func later(a, b time.Time) time.Time {
 
 // isDown reports whether a state is one of an engine at mending: not running, and
 // not by the will of whoever cancelled it or because it is done.
-func isDown(state string) bool {
-	switch state {
-	case flink.Running, flink.Finished, flink.Canceled, flink.Canceling, "":
-		return false
-	}
-	return true
+func isDown(state string) bool { return state != flink.Running && state != "" && !isOver(state) }
+
+// isOver reports whether a run has ended, or is ending, by somebody's will or because it
+// is done. One that FAILED has not: its job is down. One that is SUSPENDED waits for
+// another JobManager.
+func isOver(state string) bool {
+	return state == flink.Finished || state == flink.Canceled || state == flink.Canceling
 }
 
 // failedTask reports whether a failed task is seen: what a rescale, which

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -102,6 +104,135 @@ func TestWhatTheCacheRepeatsIsNoNews(t *testing.T) {
 	}
 }
 
+// withoutClock is a cluster in which a vertex has no busy time, as one made of a
+// SourceFunction in Flink 1.18 to 1.20; metrics may change more.
+func withoutClock(cluster http.Handler, vertex string, metrics func(i int, m map[string]any)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasSuffix(r.URL.Path, "/vertices/"+vertex) {
+			cluster.ServeHTTP(w, r)
+			return
+		}
+		answer := httptest.NewRecorder()
+		cluster.ServeHTTP(answer, r)
+		var body map[string]any
+		if err := json.Unmarshal(answer.Body.Bytes(), &body); err != nil {
+			panic(err)
+		}
+		for i, s := range body["subtasks"].([]any) {
+			m := s.(map[string]any)["metrics"].(map[string]any)
+			m["accumulated-busy-time"], m["accumulated-idle-time"] = "NaN", 0
+			metrics(i, m)
+		}
+		if err := json.NewEncoder(w).Encode(body); err != nil {
+			panic(err)
+		}
+	})
+}
+
+// TestWhatTheCacheRepeatsOfASourceWithoutAClockIsNoNews, either: the clocks of the others
+// tell that it was repeated. Where they moved a source that stands still reads nothing.
+func TestWhatTheCacheRepeatsOfASourceWithoutAClockIsNoNews(t *testing.T) {
+	c := &clock{at: noon}
+	cluster := flinktest.New(c.now, 2)
+	cluster.Refresh, cluster.Fetch = 10*time.Second, 100*time.Millisecond
+	run := cluster.Start("job", orders...)
+	vertex := flinktest.ID("job", "Source: orders")
+	written := map[int]any{} // of a source that stands still
+	stands := false
+	server := withoutClock(cluster, vertex, func(i int, m map[string]any) {
+		if stands {
+			m["write-records"], m["accumulated-backpressured-time"] = written[i], 0
+		}
+		written[i] = m["write-records"]
+	})
+	_, results := live(t, c, server, 5*time.Second, 61, func(k int) { stands = k > 40 })
+	rates := flinktest.RatesOf(run, vertex, 0)
+	source := dhalion.InstanceTarget(dhalion.NewJobID("flink", "job"), "Source: orders", 0)
+	for _, x := range []struct {
+		metric   dhalion.Metric
+		from, to int // polls
+		want     float64
+	}{
+		{dhalion.RecordsOut, 0, 41, float64(rates.Out)},
+		{dhalion.OfferedRecords, 0, 41, float64(rates.Out + rates.Pending)},
+		{dhalion.RecordsOut, 43, 61, 0},
+		{dhalion.OfferedRecords, 43, 61, float64(rates.Pending)},
+	} {
+		given := 0
+		for k, r := range results[x.from:x.to] {
+			got := value(r, source, x.metric)
+			if math.IsNaN(got) {
+				continue
+			}
+			given++
+			// By the answers' clock: the cache was read some milliseconds more or less before.
+			if math.Abs(got-x.want) > .11+.01*x.want {
+				t.Errorf("poll %d: %s is %v, want %v", x.from+k, x.metric, got, x.want)
+			}
+		}
+		if polls := x.to - x.from; given < polls/2-2 || given > polls/2+2 {
+			t.Errorf("%s is given %d times in %d polls", x.metric, given, polls)
+		}
+	}
+}
+
+// TestAChainedSourcesLagIsAskedForWithWhatItHasReadOrNotAtAll: how many it reads is in
+// other units than how many it puts out, and the lag without the counter would be added
+// to the latter.
+func TestAChainedSourcesLagIsAskedForWithWhatItHasReadOrNotAtAll(t *testing.T) {
+	for _, x := range []struct {
+		parallelism int
+		name        string
+		asked       bool
+	}{
+		// Of a subtask "57.Source__orders.pendingRecords," and "57.Source__orders.numRecordsOut,"
+		// are 65 bytes: 58 take 3,770, more than a request holds and less than the two that
+		// 58 subtasks of a source may have; 120 take 8,040 of three.
+		{8, "Source: orders", true},
+		{58, "Source: orders", true},
+		{64, "Source: orders", true},
+		{120, "Source: orders", true},
+		// 300 bytes a subtask would take six requests, and there are three.
+		{64, "Source: " + strings.Repeat("o", 130), false},
+	} {
+		c := &clock{at: noon}
+		cluster := flinktest.New(c.now, 2)
+		vertex := x.name + " -> split"
+		run := cluster.Start("job", flinktest.Vertex{Name: vertex, Parallelism: x.parallelism}, flinktest.Vertex{Name: "sink", Parallelism: 2, From: []string{vertex}})
+		job := dhalion.NewJobID("flink", "job")
+		_, results := live(t, c, cluster, 10*time.Second, 5, func(int) {})
+		given := 0
+		for i := range x.parallelism {
+			source, rates := dhalion.InstanceTarget(job, vertex, i), flinktest.RatesOf(run, flinktest.ID("job", vertex), i)
+			lines := float64(rates.Out) / flinktest.PerLine
+			for k, r := range results {
+				offered, in, lag := value(r, source, dhalion.OfferedRecords), value(r, source, dhalion.RecordsIn), value(r, source, dhalion.Lag)
+				if !math.IsNaN(offered) {
+					given++
+				}
+				// Lines are whole numbers: over 10 s .1 a second off, which makes half a percent of
+				// the 20 and more that are read a second.
+				if most := 1 + .005*flinktest.PerLine*float64(rates.Pending); math.Abs(offered-float64(rates.Out+flinktest.PerLine*rates.Pending)) > most {
+					t.Errorf("%d of %.20s…, subtask %d, poll %d: offered %v, want %d + %d × %d", x.parallelism, x.name, i, k, offered, rates.Out, flinktest.PerLine, rates.Pending)
+				}
+				if math.Abs(in-lines) > .11 {
+					t.Errorf("%d of %.20s…, subtask %d, poll %d: reads %v a second, want %v", x.parallelism, x.name, i, k, in, lines)
+				}
+				if math.IsNaN(in) && k > 2 && !math.IsNaN(lag) {
+					t.Errorf("%d of %.20s…, subtask %d, poll %d: a lag of %v beside no counter", x.parallelism, x.name, i, k, lag)
+				}
+			}
+		}
+		want := 0
+		if x.asked {
+			want = 3 * x.parallelism // the first poll learns the names, the second has nothing to compare with
+		}
+		if given != want {
+			t.Errorf("%d of %.20s…: what is offered is known %d times, want %d", x.parallelism, x.name, given, want)
+		}
+	}
+}
+
 // TestTwinsHaveTheirNamesWhicheverIsAnsweredAbout: two runs of one name are told
 // apart from the first poll that lists them both.
 func TestTwinsHaveTheirNamesWhicheverIsAnsweredAbout(t *testing.T) {
@@ -134,6 +265,62 @@ func TestTwinsHaveTheirNamesWhicheverIsAnsweredAbout(t *testing.T) {
 	}
 }
 
+// TestWhoIsLeftOfTwoOfOneNameHasItAgain: a new version runs beside the old one for two
+// polls, and takes its place. Ten minutes after they were last seen together it has the
+// name, and only then: of two that go on together one may be started anew.
+func TestWhoIsLeftOfTwoOfOneNameHasItAgain(t *testing.T) {
+	c := &clock{at: noon}
+	cluster := flinktest.New(c.now, 2)
+	blue := cluster.Start("job", orders...)
+	var green, third string
+	answers, results := live(t, c, cluster, 30*time.Second, 60, func(k int) {
+		switch k {
+		case 4:
+			green = cluster.Start("job", orders...)
+		case 6: // they were last seen together at poll 5
+			cluster.SetState(blue, "CANCELED")
+		case 30: // the name is back since poll 25
+			third = cluster.Start("job", orders...)
+		case 35:
+			cluster.SetState(third, "CANCELED")
+		case 50: // 8 minutes after poll 34
+			third = cluster.Start("job", orders...)
+		}
+	})
+	again := ingest.NewAssembler(ingest.Options{Engine: "flink"})
+	for k, r := range results {
+		plain := k < 4 || k >= 25 && k < 30
+		jobs := map[dhalion.JobID]bool{}
+		for _, m := range r.Measurements {
+			jobs[m.Target.Job] = true
+		}
+		if jobs["flink/job"] != plain || jobs[dhalion.JobID("flink/job ["+green[:8]+"]")] == plain {
+			t.Errorf("poll %d: jobs %v", k, jobs)
+		}
+		if seen := r.Topologies; k == 25 && (len(seen) != 1 || seen[0].Job != "flink/job" || seen[0].Topology.Run != green || seen[0].Topology.By != dhalion.ChangeOperator) {
+			t.Errorf("poll %d: %+v", k, seen)
+		}
+		// A recording is read in the same way.
+		var file bytes.Buffer
+		for _, a := range answers[k] {
+			if err := flink.WriteAnswer(&file, a); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var read []flink.Answer
+		for in := flink.NewReader(&file); ; {
+			a, err := in.Next()
+			if err != nil {
+				break
+			}
+			read = append(read, a)
+		}
+		if recorded, err := again.Poll(read); err != nil || !reflect.DeepEqual(r, recorded) {
+			t.Fatalf("poll %d: live and recorded differ, %v", k, err)
+		}
+	}
+}
+
 // TestARunThatIsCancelledBesideANewOneIsNoTwin: the newest that runs is the job.
 func TestARunThatIsCancelledBesideANewOneIsNoTwin(t *testing.T) {
 	c := &clock{at: noon}
@@ -159,6 +346,76 @@ func TestARunThatIsCancelledBesideANewOneIsNoTwin(t *testing.T) {
 		for _, m := range r.Measurements {
 			if m.Target.Job != target.Job {
 				t.Fatalf("poll %d: %s", k, m.Target)
+			}
+		}
+	}
+}
+
+// TestARunThatSomebodyCancelsIsNotDown: for three minutes after it Flink lists the run,
+// none of whose tasks runs. A job of which running_fraction is 0 for two is failing.
+func TestARunThatSomebodyCancelsIsNotDown(t *testing.T) {
+	unknown := math.NaN()
+	for _, x := range []struct {
+		state string
+		want  float64 // of it runs
+		out   float64 // outages in the end
+	}{
+		{"CANCELLING", unknown, 0}, {"CANCELED", unknown, 0}, {"FINISHED", unknown, 0},
+		{"FAILED", 0, 1}, {"SUSPENDED", 0, 0}, {"RESTARTING", 0, 0}, // whose outage counts from the start that follows
+	} {
+		c := &clock{at: noon}
+		cluster := flinktest.New(c.now, 2)
+		run := cluster.Start("job", orders...)
+		_, results := live(t, c, cluster, 10*time.Second, 38, func(k int) {
+			if k == 20 {
+				cluster.SetState(run, x.state)
+			}
+		})
+		job, outages := dhalion.NewJobID("flink", "job"), unknown
+		for k, r := range results {
+			want := 1.0
+			if k >= 20 {
+				want = x.want
+			}
+			if got := value(r, dhalion.JobTarget(job), dhalion.Running); got != want && (got == got || want == want) {
+				t.Errorf("%s: poll %d: %v of it runs, want %v", x.state, k, got, want)
+			}
+			if got := value(r, dhalion.ComponentTarget(job, "enrich"), dhalion.Running); got == got && got != want {
+				t.Errorf("%s: poll %d: %v of enrich runs, want %v", x.state, k, got, want)
+			}
+			if n := value(r, dhalion.JobTarget(job), dhalion.Restarts); n == n {
+				outages = n
+			}
+		}
+		if outages != x.out {
+			t.Errorf("%s: %v outages, want %v", x.state, outages, x.out)
+		}
+	}
+}
+
+// TestAJobThatHasEndedHasNoWorkers, though those that it was on go on working for another.
+func TestAJobThatHasEndedHasNoWorkers(t *testing.T) {
+	for _, state := range []string{"FINISHED", "CANCELED", "FAILED", ""} {
+		c := &clock{at: noon}
+		cluster := flinktest.New(c.now, 2)
+		night := cluster.Start("nightly", orders...)
+		cluster.Start("always", orders...)
+		_, results := live(t, c, cluster, 10*time.Second, 8, func(k int) {
+			switch {
+			case k == 3 && state != "":
+				cluster.SetState(night, state)
+			case k == 3 || k == 6:
+				cluster.Forget(night)
+			}
+		})
+		for k, r := range results {
+			for job, want := range map[dhalion.JobID]float64{"flink/nightly": math.NaN(), "flink/always": .125} {
+				if k < 3 {
+					want = .125
+				}
+				if got := value(r, dhalion.WorkerTarget(job, "tm-1"), dhalion.CPU); got != want && (got == got || want == want) {
+					t.Errorf("%q: poll %d: CPU of tm-1 for %s is %v, want %v", state, k, job, got, want)
+				}
 			}
 		}
 	}

@@ -30,6 +30,7 @@ type vertexKey struct{ run, vertex string }
 type poll struct {
 	at          time.Time
 	bytes       int
+	listed      bool // whether the overview was answered
 	overview    map[string]flink.JobSummary
 	details     map[string]timed[flink.Job]
 	plans       map[string]timed[flink.Plan]
@@ -89,6 +90,7 @@ func (p *poll) add(a flink.Answer) error {
 	case r.Kind == flink.KindJobs:
 		var all flink.JobsOverview
 		all, err = flink.Decode[flink.JobsOverview](a.Body)
+		p.listed = p.listed || err == nil && all.Jobs != nil
 		for _, s := range all.Jobs {
 			p.overview[s.ID] = s
 		}
@@ -124,6 +126,13 @@ func (p *poll) add(a flink.Answer) error {
 		p.unreadable++
 	}
 	return nil
+}
+
+// has says that a run is there: one that is over and only listed still is not.
+func (p *poll) has(run string) bool {
+	s, ok := p.overview[run]
+	_, asked := p.details[run]
+	return asked || ok && !isOver(s.State)
 }
 
 // slotsOf are the slots of the TaskManagers, by the worker's name; an error where the

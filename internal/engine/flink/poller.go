@@ -121,7 +121,8 @@ type lagNames struct {
 	listed time.Time // when they were asked for
 	names  []string
 	// taken are those that count what the same operators have read. They are asked for
-	// where something is chained to the source: else it puts out what it reads.
+	// where something is chained to the source, with the lag or neither: else it puts out
+	// what it reads.
 	taken []string
 }
 
@@ -449,6 +450,10 @@ func (p *Poller) questions(run string, d Job, others int) []question {
 				allowed--
 			} else {
 				first = lag.names
+				if Chained(v.Name) {
+					// The lag alone would be taken for records put out, which are others.
+					first = slices.Concat(lag.names, lag.taken)
+				}
 			}
 		default:
 			first = []string{queueLength}
@@ -456,9 +461,6 @@ func (p *Poller) questions(run string, d Job, others int) []question {
 		}
 		if !graph || hasOutput[v.ID] {
 			want = append([]string{outPoolUsage}, want...)
-		}
-		if lag := w.sources[v.ID]; lag != nil && len(first) > 0 && Chained(v.Name) {
-			want = append(slices.Clone(lag.taken), want...)
 		}
 		for _, path := range p.metricPaths(vertex+"/metrics?get=", n, allowed, first, want) {
 			out = append(out, question{path: path, run: run, kind: KindVertexMetrics})

@@ -103,6 +103,16 @@ var small = []flinktest.Vertex{
 	{Name: "sink: Writer", Parallelism: 3, From: []string{"map"}},
 }
 
+// chained has sources whose lag and counter take one request, two and three, and one for
+// which they would take more than there are.
+var chained = []flinktest.Vertex{
+	{Name: "Source: a -> split", Parallelism: 8},
+	{Name: "Source: orders -> split", Parallelism: 58},
+	{Name: "Source: by night -> split", Parallelism: 120},
+	{Name: "Source: " + strings.Repeat("o", 130) + " -> split", Parallelism: 64},
+	{Name: "sink", Parallelism: 4, From: []string{"Source: a -> split", "Source: orders -> split", "Source: by night -> split"}},
+}
+
 // budget is what the polls of a job may ask for, without TaskManagers: one per
 // vertex, one per 60 of its subtasks, one more per source, and five.
 func budget(vertices []flinktest.Vertex) (n int) {
@@ -125,6 +135,7 @@ func TestAPollKeepsToItsBudget(t *testing.T) {
 	}{
 		{"a small job", [][]flinktest.Vertex{small}, 5, 5 * time.Second, 30},
 		{"500 subtasks", [][]flinktest.Vertex{wide}, 50, 5 * time.Second, 6},
+		{"chained sources", [][]flinktest.Vertex{chained}, 20, 5 * time.Second, 6},
 		{"seven jobs", [][]flinktest.Vertex{small, small, wide, small, small, small, small}, 20, 5 * time.Second, 6},
 		{"polls at odd times", [][]flinktest.Vertex{small}, 5, 3 * time.Second, 30},
 		{"seldom polls", [][]flinktest.Vertex{small}, 5, 30 * time.Second, 30},

@@ -62,6 +62,9 @@ func template(path string) any {
 
 type object = map[string]any
 
+// recordedSource begins the names of the recorded source's own metrics.
+const recordedSource = "Source__clicks."
+
 // Vertex is one vertex of a job: a source when nothing flows into it.
 type Vertex struct {
 	Name        string
@@ -306,7 +309,13 @@ func (c *Cluster) answer(parts, get []string) any {
 			if len(v.From) > 0 {
 				return names[:3]
 			}
-			return append(names, object{"id": v.pending()})
+			for _, name := range names {
+				one := name.(object)
+				if rest, ok := strings.CutPrefix(one["id"].(string), recordedSource); ok {
+					one["id"] = v.operator() + "." + rest
+				}
+			}
+			return names
 		}
 	}
 	return nil
@@ -438,9 +447,22 @@ func (c *Cluster) vertex(r *run, v vertex) object {
 }
 
 // pending is the name of a source's metric, as Flink writes names.
-func (v vertex) pending() string {
-	return strings.NewReplacer(" ", "_", ":", "_", ".", "_", ",", "_").Replace(v.Name) + ".pendingRecords"
+func (v vertex) pending() string { return v.operator() + ".pendingRecords" }
+
+// taken is likewise that of what it has read.
+func (v vertex) taken() string { return v.operator() + ".numRecordsOut" }
+
+func (v vertex) operator() string {
+	first, _, _ := strings.Cut(v.Name, " -> ")
+	return strings.NewReplacer(" ", "_", ":", "_", ".", "_", ",", "_").Replace(first)
 }
+
+// chained says that a vertex is several operators: a source puts out PerLine records
+// then for each that it reads.
+func (v vertex) chained() bool { return strings.Contains(v.Name, " -> ") }
+
+// PerLine is how many records a chained source puts out for each that it reads.
+const PerLine = 10
 
 func (c *Cluster) metrics(r *run, v vertex, get []string) any {
 	out := []object{}
@@ -458,6 +480,8 @@ func (c *Cluster) metrics(r *run, v vertex, get []string) any {
 			value = "0.25"
 		case name == v.pending() && len(v.From) == 0:
 			value = strconv.FormatInt(1000+c.along(r, RatesOf(r.id, v.id, i).Pending), 10)
+		case name == v.taken() && len(v.From) == 0 && v.chained():
+			value = strconv.FormatInt(c.along(r, RatesOf(r.id, v.id, i).Out)/PerLine, 10)
 		default:
 			continue
 		}
