@@ -148,8 +148,9 @@ type Applier struct {
 	// Wait sleeps, and returns early with the context's error when it ends.
 	Wait func(ctx context.Context, d time.Duration) error
 
-	// Decided is a person's word on an opaque step that a crash left open: Done, it
-	// was done; Refused, it was not and is tried again. Empty: nobody said.
+	// Decided is a person's word on the opaque step that was begun last, and comes before
+	// the step's own: Done, it was done; Refused, it was not and is tried again. Empty:
+	// nobody said.
 	Decided   string
 	DecidedBy string // who said so
 
@@ -438,23 +439,23 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 	}
 	if last != nil { // an earlier process came so far
 		switch {
+		case s.Class == Opaque && r.a.Decided == Refused:
+			// A person said that it was not done, whatever the hook said.
 		case isDone(before):
 			r.a.say("%s: it was sent before", s.Text)
 			return r.land(actuator, s, c, intent, attempt)
-		case last.Result != nil && last.Result.Outcome == Refused && (s.Class == Repeatable || s.Class == Opaque && r.a.Decided == Refused):
+		case s.Class == Opaque && r.a.Decided == Done:
+			if err := r.found(s, intent, attempt+1, r.a.DecidedBy+" said that it was done"); err != nil {
+				return "", "", err
+			}
+			return r.land(actuator, s, c, intent, attempt+1)
+		case last.Result != nil && last.Result.Outcome == Refused && s.Class == Repeatable:
 			// It was refused and is tried again: a person asked for that.
 		case last.Result != nil && last.Result.Outcome == Refused:
 			// The applier died before it had said so. A hook that failed may have done a part
 			// of its work, and a restart may have been refused because of a run that somebody
 			// else has started since: neither is begun anew.
 			return Refused, last.Result.Detail, nil
-		case s.Class == Opaque && r.a.Decided == Done:
-			if err := r.found(s, intent, attempt+1, r.a.DecidedBy+" said that it was done"); err != nil {
-				return "", "", err
-			}
-			return r.land(actuator, s, c, intent, attempt+1)
-		case s.Class == Opaque && r.a.Decided == Refused:
-			// A person said that it was not done.
 		case s.Class == Opaque:
 			return Unsure, fmt.Sprintf("it was begun at %s and nobody knows whether it was done; it is never repeated by itself", rfc(last.At)), nil
 		default:
