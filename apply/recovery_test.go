@@ -197,6 +197,42 @@ func TestAPersonsWordOnAHookComesBeforeItsOwn(t *testing.T) {
 	}
 }
 
+func TestAnAlertIsWrittenDownBeforeItIsToldAndIsToldOnce(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		left    []apply.Entry // by an earlier process
+		told    int
+		outcome string
+		journal string
+	}{
+		{"nobody began it", nil, 1, "applied: checkpoints fail", apply.Done},
+		{"it was told", []apply.Entry{{ID: 1, Attempt: 1, Result: &isDone}}, 0, "applied: checkpoints fail", apply.Done},
+		{"its hook failed", []apply.Entry{{ID: 1, Attempt: 1, Result: &refused}}, 0, "failed: checkpoints fail; hook ended with 1", apply.Refused},
+		{"its applier died over it", []apply.Entry{{ID: 1, Attempt: 1, At: time.Date(2026, 3, 4, 11, 0, 0, 0, time.UTC)}}, 0,
+			"failed: checkpoints fail; it was begun at 2026-03-04T11:00:00Z and nobody knows whether anybody was told; it is never repeated", "open"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := &memory{entries: c.left}
+			pager, e := &engine{act: []apply.Result{isDone}}, &engine{act: []apply.Result{isDone}, look: []apply.Standing{apply.Settled}}
+			a := applier(m, func(dhalion.Action) (apply.Actuator, error) { return e, nil })
+			a.Tell = func(dhalion.Action) apply.Actuator { return pager }
+			a.Observe = func(p apply.Point) {
+				if p == apply.BeforeAct && len(e.acted) == 0 && len(pager.acted) == 0 && len(c.left) == 0 && m.last(0) != "open" {
+					t.Error("it is told, and the journal says nothing of it")
+				}
+			}
+			p := dhalion.Plan{Job: "prod/j", Actions: []dhalion.Action{{Kind: dhalion.Alert, Message: "checkpoints fail"}, {Kind: dhalion.SetParallelism}}}
+			report, err := a.Apply(context.Background(), "p", p, true)
+			if err != nil || report.State != dhalion.PlanApplied || len(e.acted) != 1 {
+				t.Fatalf("it is %s (%s), %v; the rescale was sent %d times", report.State, report.Why, err, len(e.acted))
+			}
+			if got := report.Outcomes[0].Applied + ": " + report.Outcomes[0].Detail; len(pager.acted) != c.told || got != c.outcome || m.last(0) != c.journal {
+				t.Errorf("it was told %d times, noted as %s, and came to %s", len(pager.acted), m.last(0), got)
+			}
+		})
+	}
+}
+
 func TestAnEngineThatIsAwayWhenAStepIsBegunIsWaitedFor(t *testing.T) {
 	away := fmt.Errorf("wrapped: %w", &apply.AwayError{Err: errors.New("connection refused")})
 	for _, c := range []struct {

@@ -18,6 +18,8 @@ import (
 // A job that the plan has stopped and not yet started again is not left down for the
 // sake of a mode or an hour.
 func Resumable(s State, journal []Entry) *Refusal {
+	// Whoever was told of something has changed nothing by it.
+	journal = slices.DeleteFunc(slices.Clone(journal), func(e Entry) bool { return Class(s.Plan.Actions[e.Action].Kind) == Harmless })
 	if down(journal) {
 		s.Jobs = slices.Clone(s.Jobs)
 		for i := range s.Jobs {

@@ -29,6 +29,7 @@ func TestAPlanThatWasBegunIsGoneOnWithOnlyWhereItMayBeAndTheJobIsItsOwn(t *testi
 		{"its job is not to be seen", func(s *State) { s.PresentTopology = nil }, []Entry{relocated}, "", ""},
 		{"nothing was begun and the job is as it was", present(func(*dhalion.Topology) {}), nil, "", ""},
 		{"nothing was begun and instances were placed anew", sized(8, 2), nil, Stale, "placed anew"},
+		{"only an alert was told, and instances were placed anew", sized(8, 2), []Entry{{Action: 3, Attempt: 1}}, Stale, "placed anew"},
 		{"a hook placed instances anew", sized(8, 2), []Entry{relocated}, "", ""},
 		{"a rescale was begun and not done", sized(8, 2), []Entry{relocated, rescaled}, "", ""},
 		{"a rescale was begun and done", sized(14, 3), []Entry{relocated, rescaled}, "", ""},

@@ -514,20 +514,13 @@ func TestADryRunOfSeveralStepsPrintsTheCallsThatApplySends(t *testing.T) {
 func (b *bench) turning(works bool) {
 	b.t.Helper()
 	b.configured(oneJob)
-	text, err := os.ReadFile(b.config)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	script := filepath.Join(b.dir, "turn")
-	do := "exit 0\n"
+	do := "exit 0"
 	if works {
 		do = fmt.Sprintf(`exec 3<>/dev/tcp/%s || exit 1
 printf 'POST /turn/%%s HTTP/1.0\r\n\r\n' "$1" >&3
-cat <&3 >/dev/null
-`, strings.Replace(strings.TrimPrefix(b.url, "http://"), ":", "/", 1))
+cat <&3 >/dev/null`, strings.Replace(strings.TrimPrefix(b.url, "http://"), ":", "/", 1))
 	}
-	b.write(script, "#!/bin/bash\n"+do, 0o700)
-	b.write(b.config, strings.Replace(string(text), "hooks:\n", fmt.Sprintf("hooks:\n  turn: {argv: [%q, \"{to}\"], timeout: 20s, does: set_knob}\n", script), 1), 0o600)
+	b.hook("turn", do, "{to}", "set_knob")
 }
 
 func TestAKnobThatAHookSetIsRememberedAndIsSetBackByIt(t *testing.T) {
@@ -580,10 +573,6 @@ func TestAHookThatStartsNothingAnewHasNotSetAKnob(t *testing.T) {
 }
 
 func TestAnAlertIsPrintedAndToldByAHook(t *testing.T) {
-	alert := func(t dhalion.Topology) dhalion.Action {
-		return dhalion.Action{Kind: dhalion.Alert, Target: dhalion.JobTarget(orders), Message: "checkpoints fail", Because: because("count"), Probability: .9,
-			Expect: dhalion.Expectation{Summary: "somebody looks"}, Affects: []dhalion.Affected{}}
-	}
 	for _, c := range []struct {
 		name    string
 		hook    string // what it does with the message; empty: there is none
@@ -594,7 +583,7 @@ func TestAnAlertIsPrintedAndToldByAHook(t *testing.T) {
 		told    string
 	}{
 		{"without a hook", "", false, exitDone, "applied", "applied checkpoints fail", ""},
-		{"by a hook", `printf '%s\n' "$1" >>"$2"`, true, exitDone, "applied", "applied checkpoints fail", "checkpoints fail\n"},
+		{"by a hook", `printf '%s\n' "$1" >>`, true, exitDone, "applied", "applied checkpoints fail", "checkpoints fail\n"},
 		{"by a hook that fails", "exit 3", false, exitFailure, "failed", "failed checkpoints fail; hook page ended with 3", ""},
 		{"by a hook that fails, with a rescale", "exit 3", true, exitDone, "applied", "failed checkpoints fail; hook page ended with 3", ""},
 	} {
@@ -602,13 +591,7 @@ func TestAnAlertIsPrintedAndToldByAHook(t *testing.T) {
 			b := newBench(t, newDatabase(t))
 			told := filepath.Join(b.dir, "told.txt")
 			if c.hook != "" {
-				text, err := os.ReadFile(b.config)
-				if err != nil {
-					t.Fatal(err)
-				}
-				script := filepath.Join(b.dir, "page")
-				b.write(script, "#!/bin/sh\n"+c.hook+"\n", 0o700)
-				b.write(b.config, strings.Replace(string(text), "hooks:\n", fmt.Sprintf("hooks:\n  page: {argv: [%q, \"{message}\", %q], does: alert}\n", script, told), 1), 0o600)
+				b.hook("page", strings.Replace(c.hook, ">>", ">>"+told, 1), "{message}", "alert")
 			}
 			id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action {
 				if c.more {

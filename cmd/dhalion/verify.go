@@ -110,7 +110,7 @@ func (a *app) keepVerdict(ctx context.Context, st *store.Store, d *document, v a
 		return err
 	}
 	for _, e := range entries {
-		if e.At.Before(began) {
+		if e.At.Before(began) && d.plan.Actions[e.Action].Kind != dhalion.Alert {
 			began = e.At
 		}
 	}
