@@ -30,7 +30,7 @@ func Resumable(s State, journal []Entry) *Refusal {
 	listed := Jobs(s.Plan)
 	s.Unseen = slices.DeleteFunc(slices.Clone(s.Unseen), func(job dhalion.JobID) bool { return slices.Contains(listed, job) })
 	if !slices.ContainsFunc(unbegun(s.Plan, journal), func(a dhalion.Action) bool { return Leaves(a) != "" }) {
-		s.Unseen = nil
+		s.Unseen, s.Unanswered = nil, false
 	}
 	for _, check := range []func(State) *Refusal{edited, func(s State) *Refusal { return elsewhere(s, journal) }, notAllowed, held} {
 		if r := check(s); r != nil {

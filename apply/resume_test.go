@@ -54,6 +54,8 @@ func TestAPlanThatWasBegunIsGoneOnWithOnlyWhereItMayBeAndTheJobIsItsOwn(t *testi
 			[]Entry{relocated}, "", ""},
 		{"it is not known where a job is, before the move", func(s *State) { s.Unseen = []dhalion.JobID{"prod/late"} }, []Entry{rescaled}, NotAllowed, "whether prod/late has instances on worker tm-1 is not known"},
 		{"it is not known where a job is, after the move", func(s *State) { s.Unseen = []dhalion.JobID{"prod/late"} }, []Entry{relocated}, "", ""},
+		{"the engine does not answer, before the move", func(s *State) { s.Unanswered = true }, []Entry{rescaled}, NotAllowed, "whether another job has instances on worker tm-1 is not known"},
+		{"the engine does not answer, after the move", func(s *State) { s.Unanswered = true }, []Entry{relocated}, "", ""},
 		{"only to be looked at", func(s *State) { s.Jobs[0].Observe = "mode observe, d.yaml:3" }, nil, NotAllowed, "mode observe"},
 		{"quiet hours", func(s *State) { s.Jobs[0].Quiet = "22:00-06:00 UTC" }, nil, NotAllowed, "quiet hours"},
 		{"quiet hours, and a restart is in its middle", func(s *State) { s.Jobs[0].Quiet = "22:00-06:00 UTC" },

@@ -245,7 +245,7 @@ func (a *app) present(ctx context.Context, st *store.Store, engine *liveEngine, 
 		return a.presentTopology(ctx, st, s.Plan.Job)
 	}
 	all, unseen, err := engine.topologies(ctx, a.now)
-	if err != nil {
+	if s.Unanswered = err != nil; s.Unanswered {
 		return nil, err
 	}
 	// Where the plan's own job is, its topology says.
