@@ -111,6 +111,43 @@ func TestWhatForbidsAPlanNowForbidsItsResumeToo(t *testing.T) {
 	rows.all.Wait()
 }
 
+func TestAJobThatThePlanHasStoppedIsStartedWhateverForbidsItNow(t *testing.T) {
+	t.Parallel()
+	rows := newTogether(t)
+	for name, forbid := range map[string]func(b *bench){
+		"mode observe": func(b *bench) { b.configured(strings.Replace(oneJob, "mode: propose", "mode: observe", 1)) },
+		"quiet hours":  func(b *bench) { b.ruled(fmt.Sprintf("limits: {quiet_hours: %q}\n", hoursNow()), "") },
+		"limits":       func(b *bench) { b.ruled("limits: {max_instances_touched: 0.5}\n", "") },
+	} {
+		// The stop is sent, and its savepoint not heard of; and the savepoint is confirmed.
+		for _, at := range []apply.Point{apply.AfterAct, apply.AfterConfirm} {
+			rows.run(fmt.Sprintf("%s at %s", name, at), func(t *testing.T) {
+				b, id := ready(t, newDatabase(t), planKinds[1])
+				if !endedByKill(t, b.applying(id, "DHALION_CRASH_AT="+string(at))) {
+					t.Fatal("it was not killed")
+				}
+				for deadline := time.Now().Add(10 * time.Second); ; {
+					if _, alive := b.cluster.RunsOf("orders"); alive == 0 {
+						break
+					}
+					if time.Now().After(deadline) {
+						t.Fatal("the job does not stop")
+					}
+				}
+				forbid(b)
+				said, code := b.try(time.Now, "apply", id, "--resume", "--no-wait")
+				if _, alive := b.cluster.RunsOf("orders"); code != 0 || alive != 1 {
+					t.Fatalf("it ended with %d, and %d runs are alive: %s", code, alive, said)
+				}
+				if err := planKinds[1].after(b.cluster.Live("orders")); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	rows.all.Wait()
+}
+
 func TestAWorkerIsNotEmptiedWhileTheEngineDoesNotTellWhoSharesIt(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, newDatabase(t))
