@@ -18,8 +18,7 @@ import (
 // A job that the plan has stopped and not yet started again, or may have, is not left
 // down for the sake of a mode, an hour, a limit or changes by somebody else.
 func Resumable(s State, journal []Entry) *Refusal {
-	// Whoever was told of something has changed nothing by it.
-	journal = slices.DeleteFunc(slices.Clone(journal), func(e Entry) bool { return Class(s.Plan.Actions[e.Action].Kind) == Harmless })
+	journal = acting(s.Plan, journal)
 	if down(s.Plan, journal) {
 		s.Jobs, s.Limits = slices.Clone(s.Jobs), Limits{}
 		for i, j := range s.Jobs {
@@ -39,6 +38,12 @@ func Resumable(s State, journal []Entry) *Refusal {
 		}
 	}
 	return nil
+}
+
+// acting is a plan's journal without alerts: whoever was told of something has changed
+// nothing by it.
+func acting(p dhalion.Plan, journal []Entry) []Entry {
+	return slices.DeleteFunc(slices.Clone(journal), func(e Entry) bool { return Class(p.Actions[e.Action].Kind) == Harmless })
 }
 
 // unbegun are the actions of a plan of which the journal has no intent.

@@ -273,6 +273,60 @@ func TestWhatAnAbortedPlanDidIsNotedAndRolledBack(t *testing.T) {
 	}
 }
 
+func TestAnAbortInTheMiddleOfARestartSaysFromWhereTheJobIsStarted(t *testing.T) {
+	db := calling(t, newSession(t).url, "halfway")
+	knobs := func(more ...dhalion.Action) func(t dhalion.Topology) []dhalion.Action {
+		return func(t dhalion.Topology) []dhalion.Action { return append(more, knob(t, "--salt", "1", "4")) }
+	}
+	for _, c := range []struct {
+		name    string
+		at      string // where the apply is killed
+		actions func(t dhalion.Topology) []dhalion.Action
+		stopped bool // whether the savepoint is known
+		undo    bool // whether there is something to undo, too
+	}{
+		{"the savepoint is confirmed", "after-confirm:1", knobs(), true, false},
+		{"the next run was begun", "before-act:2", knobs(), true, false},
+		{"the stop was sent", "after-act:1", knobs(), false, false},
+		{"after a rescale", "before-act:3", func(t dhalion.Topology) []dhalion.Action { return knobs(rescale(t, "count", 6))(t) }, true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, db)
+			id, _ := b.approvedPlan(b.draft(c.actions))
+			if !endedByKill(t, b.applying(id, "DHALION_CRASH_AT="+c.at)) {
+				t.Fatal("it was not killed")
+			}
+			var ended applied
+			said := b.run("apply", id, "--abort", "--reason", "looked at it", "-o", "json")
+			if err := json.Unmarshal([]byte(said), &ended); err != nil {
+				t.Fatalf("%v: %s", err, said)
+			}
+			stopped, from := "prod/orders may be stopped", "its newest savepoint"
+			if c.stopped {
+				kept := b.db.text(`SELECT 'run ' || (result #>> '{next,note,run}') || ' is stopped with savepoint ' || (result #>> '{next,note,savepoint}')
+					FROM journal WHERE plan = $1 AND result ->> 'outcome' = 'partly'`, id)
+				if len(kept) != 1 {
+					t.Fatalf("the journal has %q", kept)
+				}
+				stopped, from = kept[0], "that savepoint"
+				if last := ended.Outcomes[len(ended.Outcomes)-1]; last.Applied != "failed" || !strings.Contains(last.Detail, stopped) {
+					t.Errorf("it came to %s: %s", last.Applied, last.Detail)
+				}
+			}
+			want := stopped + ": where no run of prod/orders is alive, start it from " + from + " (--resume in place of --abort would have)"
+			if c.undo {
+				want += "; then undo what was done: dhalion rollback " + id
+			}
+			if ended.Hint != want {
+				t.Errorf("it says %q, not %q", ended.Hint, want)
+			}
+			if _, why := b.state(id); why != "looked at it; "+stopped {
+				t.Errorf("the log says %q", why)
+			}
+		})
+	}
+}
+
 func TestOfAPlanThatDidNothingThereIsNothingToRollBack(t *testing.T) {
 	b := newBench(t, calling(t, newSession(t).url, "undone"))
 	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action {
