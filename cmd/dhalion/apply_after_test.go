@@ -432,6 +432,64 @@ func TestAPlanWhoseApplyIsKilledBetweenTheVerdictAndItsReversalIsUndone(t *testi
 	}
 }
 
+// reversed has what follows from a verdict done by flags of the apply before it.
+func (b *bench) reversed(id string, f applyFlags) (done *applied) {
+	b.t.Helper()
+	done, f.judge.changed = &applied{}, func(string) bool { return false }
+	a, _, _ := b.app(time.Now)
+	b.store(func(ctx context.Context, st *store.Store) error {
+		d, err := find(ctx, st, id)
+		if err != nil {
+			return err
+		}
+		engine, err := a.reach(orders)
+		if err != nil {
+			return err
+		}
+		defer engine.close()
+		return a.reverse(ctx, st, engine, d, f, done)
+	})
+	return done
+}
+
+func TestAReversalIsAnApplyOfItsOwn(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "own"))
+	id := b.hopeless("")
+	b.run("apply", id, "--no-wait")
+	b.unmet(id)
+	b.settled()
+	b.ingest()
+	done := b.reversed(id, applyFlags{noWait: true, resume: true, decided: "done", as: "eve"})
+	if done.Reversal == nil || done.Reversal.Result != "applied" || b.count() != 4 {
+		t.Fatalf("count has %d instances: %+v", b.count(), done)
+	}
+	if said := b.db.text(`SELECT plan || ' ' || person FROM log WHERE event = 'decided'`); len(said) > 0 {
+		t.Errorf("the log says that it was decided: %q", said)
+	}
+}
+
+func TestAReversalThatTheEngineWouldRefuseIsNotBegun(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "unfit"))
+	b.ruled("outcome: {unmet: reverse}\nminimum: {span: 0s, polls: 1}\nlimits: {max_instances_touched: 1.0}\n", "")
+	id, _ := b.approvedPlan(b.draft(planKinds[1].actions))
+	b.run("apply", id, "--no-wait")
+	b.unmet(id)
+	b.settled()
+	b.ingest()
+	text, err := os.ReadFile(b.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.write(b.config, strings.Replace(string(text), "jar: shop.jar", "jar: gone.jar", 1), 0o600)
+	done := b.reversed(id, applyFlags{noWait: true})
+	if done.Reversal != nil || !strings.Contains(done.Hint, "is not begun") || !strings.Contains(done.Hint, "no uploaded jar is called gone.jar; when that is mended: dhalion apply ") {
+		t.Errorf("it came to %+v: %s", done.Reversal, done.Hint)
+	}
+	if state := b.db.text(`SELECT state FROM plans WHERE reverses = $1`, id); strings.Join(state, ",") != "approved" {
+		t.Errorf("what undoes it is %q", state)
+	}
+}
+
 func TestAPlanThatCannotBeJudgedDoesNotKeepTheOthersFromIt(t *testing.T) {
 	b, id := ready(t, calling(t, newSession(t).url, "others"), planKinds[0])
 	b.run("apply", id, "--no-wait")
