@@ -148,8 +148,9 @@ type Applier struct {
 	// Wait sleeps, and returns early with the context's error when it ends.
 	Wait func(ctx context.Context, d time.Duration) error
 
-	// Decided is a person's word on an opaque step that a crash left open: Done, it
-	// was done; Refused, it was not and is tried again. Empty: nobody said.
+	// Decided is a person's word on the opaque step that was begun last, and comes before
+	// the step's own: Done, it was done; Refused, it was not and is tried again. Empty:
+	// nobody said.
 	Decided   string
 	DecidedBy string // who said so
 
@@ -265,11 +266,15 @@ func (r *round) steps() (state dhalion.PlanState, why string, err error) {
 		if len(s.Actions) == 0 {
 			continue // what stands around the actions
 		}
+		before := entriesOf(entries, s.Actions[0])
 		if s.Class == Harmless {
-			untold = r.tell(s) || untold
+			failed, err := r.tell(s, before)
+			if err != nil {
+				return "", "", err
+			}
+			untold = untold || failed
 			continue
 		}
-		before := entriesOf(entries, s.Actions[0])
 		if later := slices.ContainsFunc(entries, func(e Entry) bool { return e.Action > s.Actions[len(s.Actions)-1] }); later && isDone(before) {
 			// A step is begun when the one before it has settled; and after a restart the
 			// engine no longer tells of the run that this one changed.
@@ -294,35 +299,46 @@ func (r *round) steps() (state dhalion.PlanState, why string, err error) {
 		}
 	}
 	if untold && !slices.ContainsFunc(r.plan.Actions, func(x dhalion.Action) bool { return x.Kind != dhalion.Alert }) {
-		return dhalion.PlanFailed, "nobody was told", nil
+		return dhalion.PlanFailed, "nobody is known to have been told", nil
 	}
 	return dhalion.PlanApplied, "", nil
 }
 
-// tell carries out an alert and reports whether it failed. It ends no plan: what is
-// wrong is mended although nobody hears of it.
-func (r *round) tell(s Step) (failed bool) {
+// tell carries out an alert, once, and reports whether it failed. It ends no plan: what is
+// wrong is mended although nobody hears of it. before are its entries by an earlier
+// process, which are not added to.
+func (r *round) tell(s Step, before []Entry) (failed bool, err error) {
 	c := callOf(r.id, r.plan, s, r.plan.Topology)
 	message := c.Actions[0].Message
-	who := r.a.teller(c.Actions[0])
-	if who == nil {
-		r.note(s, "applied", message)
-		return false
+	who, result := r.a.teller(c.Actions[0]), Result{Outcome: Done}
+	switch {
+	case len(before) > 0:
+		last := before[len(before)-1]
+		result = Result{Outcome: Unsure, Detail: fmt.Sprintf("it was begun at %s and nobody knows whether anybody was told; it is never repeated", rfc(last.At))}
+		if last.Result != nil {
+			result = *last.Result
+		}
+	case who != nil:
+		intent, err := r.prepare(who, c)
+		switch {
+		case err == nil:
+			if result, err = r.try(who, s, c, intent, 1); err != nil {
+				return false, err
+			}
+		case r.ctx.Err() != nil:
+			return false, r.ctx.Err()
+		case errors.As(err, new(*LostError)) || errors.As(err, new(*unrenewedError)):
+			return false, err
+		default:
+			result = Result{Outcome: Refused, Detail: err.Error()}
+		}
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, r.a.TryFor)
-	defer cancel()
-	intent, err := who.Prepare(ctx, c)
-	if err != nil {
-		r.note(s, "failed", message+"; "+err.Error())
-		return true
-	}
-	r.a.say("%s", s.Text)
-	if result := who.Act(ctx, c, intent); result.Outcome != Done {
+	if result.Outcome != Done {
 		r.note(s, "failed", message+"; "+result.Detail)
-		return true
+		return true, nil
 	}
 	r.note(s, "applied", message)
-	return false
+	return false, nil
 }
 
 func (a *Applier) teller(x dhalion.Action) Actuator {
@@ -438,23 +454,23 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 	}
 	if last != nil { // an earlier process came so far
 		switch {
+		case s.Class == Opaque && r.a.Decided == Refused:
+			// A person said that it was not done, whatever the hook said.
 		case isDone(before):
 			r.a.say("%s: it was sent before", s.Text)
 			return r.land(actuator, s, c, intent, attempt)
-		case last.Result != nil && last.Result.Outcome == Refused && (s.Class == Repeatable || s.Class == Opaque && r.a.Decided == Refused):
+		case s.Class == Opaque && r.a.Decided == Done:
+			if err := r.found(s, intent, attempt+1, r.a.DecidedBy+" said that it was done"); err != nil {
+				return "", "", err
+			}
+			return r.land(actuator, s, c, intent, attempt+1)
+		case last.Result != nil && last.Result.Outcome == Refused && s.Class == Repeatable:
 			// It was refused and is tried again: a person asked for that.
 		case last.Result != nil && last.Result.Outcome == Refused:
 			// The applier died before it had said so. A hook that failed may have done a part
 			// of its work, and a restart may have been refused because of a run that somebody
 			// else has started since: neither is begun anew.
 			return Refused, last.Result.Detail, nil
-		case s.Class == Opaque && r.a.Decided == Done:
-			if err := r.found(s, intent, attempt+1, r.a.DecidedBy+" said that it was done"); err != nil {
-				return "", "", err
-			}
-			return r.land(actuator, s, c, intent, attempt+1)
-		case s.Class == Opaque && r.a.Decided == Refused:
-			// A person said that it was not done.
 		case s.Class == Opaque:
 			return Unsure, fmt.Sprintf("it was begun at %s and nobody knows whether it was done; it is never repeated by itself", rfc(last.At)), nil
 		default:

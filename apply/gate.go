@@ -96,6 +96,9 @@ type State struct {
 	// Unseen are jobs that the engine has and of which it did not tell where their
 	// instances are, sorted by name.
 	Unseen []dhalion.JobID
+	// Unanswered: the engine did not tell of its jobs, so that nothing is known of
+	// Sharing and Unseen.
+	Unanswered bool
 
 	DryRun bool // show, do not do
 }
@@ -396,9 +399,17 @@ func notAllowed(s State) *Refusal {
 			return refuse("wait until they are over", "it is within the quiet hours of %s, %s", j.Job, j.Quiet)
 		}
 	}
-	if i := slices.IndexFunc(s.Plan.Actions, func(a dhalion.Action) bool { return Leaves(a) != "" }); i >= 0 && len(s.Unseen) > 0 {
-		return refuse("when the engine tells of it: "+planfile.Command("dhalion", "apply", s.ID),
-			"whether %s has instances on worker %s is not known: the engine does not tell where they are", s.Unseen[0], Leaves(s.Plan.Actions[i]))
+	if i := slices.IndexFunc(s.Plan.Actions, func(a dhalion.Action) bool { return Leaves(a) != "" }); i >= 0 && (s.Unanswered || len(s.Unseen) > 0) {
+		again := []string{"dhalion", "apply", s.ID}
+		if s.Row != nil && (s.Row.State == dhalion.PlanApplying || s.Row.State == dhalion.PlanUnclear) {
+			again = append(again, "--resume")
+		}
+		who, why := "another job", "the engine does not answer"
+		if !s.Unanswered {
+			who, why = string(s.Unseen[0]), "the engine does not tell where they are"
+		}
+		return refuse("when the engine tells of it: "+planfile.Command(again...),
+			"whether %s has instances on worker %s is not known: %s", who, Leaves(s.Plan.Actions[i]), why)
 	}
 	jobs, share := BlastRadius(s.Plan)
 	again := replan(s.Plan)

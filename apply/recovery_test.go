@@ -160,6 +160,79 @@ func TestWhatACrashLeftOpenIsAskedForBeforeItIsRepeated(t *testing.T) {
 	}
 }
 
+func TestAPersonsWordOnAHookComesBeforeItsOwn(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		left    *apply.Result // of the attempt that an earlier process made
+		decided string
+		look    apply.Standing // until the hook is run again
+		state   dhalion.PlanState
+		ran     int
+		journal string
+	}{
+		{"it ended well and did nothing", &isDone, apply.Refused, apply.Undone, dhalion.PlanApplied, 1, apply.Done},
+		{"it ended well and did nothing, and nobody said so", &isDone, "", apply.Undone, dhalion.PlanUnclear, 0, apply.Done},
+		{"it ended well and is done", &isDone, apply.Done, apply.Settled, dhalion.PlanApplied, 0, apply.Done},
+		{"it failed and is done all the same", &refused, apply.Done, apply.Settled, dhalion.PlanApplied, 0, apply.Done},
+		{"it failed and is not done", &refused, apply.Refused, apply.Undone, dhalion.PlanApplied, 1, apply.Done},
+		{"it was cut off and is done", open, apply.Done, apply.Settled, dhalion.PlanApplied, 0, apply.Done},
+		{"it was cut off and is not done", open, apply.Refused, apply.Undone, dhalion.PlanApplied, 1, apply.Done},
+		{"it was cut off and nobody said anything", open, "", apply.Settled, dhalion.PlanUnclear, 0, "open"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := &memory{entries: []apply.Entry{{ID: 1, Action: 0, Attempt: 1, Intent: apply.Intent{ID: "p-0 begun"}, Result: c.left}}}
+			e := &engine{act: []apply.Result{isDone}, look: []apply.Standing{c.look}}
+			a := applier(m, func(dhalion.Action) (apply.Actuator, error) { return e, nil })
+			a.Decided, a.DecidedBy = c.decided, "eve"
+			a.Observe = func(p apply.Point) {
+				if p == apply.AfterAct {
+					e.look = []apply.Standing{apply.Settled}
+				}
+			}
+			report, err := a.Apply(context.Background(), "p", dhalion.Plan{Job: "prod/j", Actions: []dhalion.Action{{Kind: dhalion.Relocate}}}, true)
+			if err != nil || report.State != c.state || len(e.acted) != c.ran || m.last(0) != c.journal {
+				t.Errorf("it is %s (%s), %v; it ran %d times and is noted as %s", report.State, report.Why, err, len(e.acted), m.last(0))
+			}
+		})
+	}
+}
+
+func TestAnAlertIsWrittenDownBeforeItIsToldAndIsToldOnce(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		left    []apply.Entry // by an earlier process
+		told    int
+		outcome string
+		journal string
+	}{
+		{"nobody began it", nil, 1, "applied: checkpoints fail", apply.Done},
+		{"it was told", []apply.Entry{{ID: 1, Attempt: 1, Result: &isDone}}, 0, "applied: checkpoints fail", apply.Done},
+		{"its hook failed", []apply.Entry{{ID: 1, Attempt: 1, Result: &refused}}, 0, "failed: checkpoints fail; hook ended with 1", apply.Refused},
+		{"its applier died over it", []apply.Entry{{ID: 1, Attempt: 1, At: time.Date(2026, 3, 4, 11, 0, 0, 0, time.UTC)}}, 0,
+			"failed: checkpoints fail; it was begun at 2026-03-04T11:00:00Z and nobody knows whether anybody was told; it is never repeated", "open"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := &memory{entries: c.left}
+			pager, e := &engine{act: []apply.Result{isDone}}, &engine{act: []apply.Result{isDone}, look: []apply.Standing{apply.Settled}}
+			a := applier(m, func(dhalion.Action) (apply.Actuator, error) { return e, nil })
+			a.Tell = func(dhalion.Action) apply.Actuator { return pager }
+			a.Observe = func(p apply.Point) {
+				if p == apply.BeforeAct && len(e.acted) == 0 && len(pager.acted) == 0 && len(c.left) == 0 && m.last(0) != "open" {
+					t.Error("it is told, and the journal says nothing of it")
+				}
+			}
+			p := dhalion.Plan{Job: "prod/j", Actions: []dhalion.Action{{Kind: dhalion.Alert, Message: "checkpoints fail"}, {Kind: dhalion.SetParallelism}}}
+			report, err := a.Apply(context.Background(), "p", p, true)
+			if err != nil || report.State != dhalion.PlanApplied || len(e.acted) != 1 {
+				t.Fatalf("it is %s (%s), %v; the rescale was sent %d times", report.State, report.Why, err, len(e.acted))
+			}
+			if got := report.Outcomes[0].Applied + ": " + report.Outcomes[0].Detail; len(pager.acted) != c.told || got != c.outcome || m.last(0) != c.journal {
+				t.Errorf("it was told %d times, noted as %s, and came to %s", len(pager.acted), m.last(0), got)
+			}
+		})
+	}
+}
+
 func TestAnEngineThatIsAwayWhenAStepIsBegunIsWaitedFor(t *testing.T) {
 	away := fmt.Errorf("wrapped: %w", &apply.AwayError{Err: errors.New("connection refused")})
 	for _, c := range []struct {

@@ -15,20 +15,21 @@ import (
 // plan's entries. Without s.PresentTopology the job's shape is left to its
 // actuator, which sees it when the job is up again.
 //
-// A job that the plan has stopped and not yet started again is not left down for the
-// sake of a mode or an hour.
+// A job that the plan has stopped and not yet started again, or may have, is not left
+// down for the sake of a mode, an hour, a limit or changes by somebody else.
 func Resumable(s State, journal []Entry) *Refusal {
-	if down(journal) {
-		s.Jobs = slices.Clone(s.Jobs)
-		for i := range s.Jobs {
-			s.Jobs[i].Observe, s.Jobs[i].Quiet = "", ""
+	journal = acting(s.Plan, journal)
+	if down(s.Plan, journal) {
+		s.Jobs, s.Limits = slices.Clone(s.Jobs), Limits{}
+		for i, j := range s.Jobs {
+			s.Jobs[i] = JobState{Job: j.Job, HeldBy: j.HeldBy}
 		}
 	}
 	// What the plan has begun may have its own jobs on their way up.
 	listed := Jobs(s.Plan)
 	s.Unseen = slices.DeleteFunc(slices.Clone(s.Unseen), func(job dhalion.JobID) bool { return slices.Contains(listed, job) })
 	if !slices.ContainsFunc(unbegun(s.Plan, journal), func(a dhalion.Action) bool { return Leaves(a) != "" }) {
-		s.Unseen = nil
+		s.Unseen, s.Unanswered = nil, false
 	}
 	for _, check := range []func(State) *Refusal{edited, func(s State) *Refusal { return elsewhere(s, journal) }, notAllowed, held} {
 		if r := check(s); r != nil {
@@ -37,6 +38,12 @@ func Resumable(s State, journal []Entry) *Refusal {
 		}
 	}
 	return nil
+}
+
+// acting is a plan's journal without alerts: whoever was told of something has changed
+// nothing by it.
+func acting(p dhalion.Plan, journal []Entry) []Entry {
+	return slices.DeleteFunc(slices.Clone(journal), func(e Entry) bool { return Class(p.Actions[e.Action].Kind) == Harmless })
 }
 
 // unbegun are the actions of a plan of which the journal has no intent.
@@ -50,14 +57,25 @@ func unbegun(p dhalion.Plan, journal []Entry) []dhalion.Action {
 	return all
 }
 
-// down reports whether the last step was left in its middle, as the journal knows.
-func down(journal []Entry) bool {
+// down reports whether the last step has stopped a job and not started it again, or
+// may have, as the journal knows.
+//
+// From the stop's request until its savepoint is confirmed the journal has no more than an
+// intent. It may be that nothing was sent, and then to go on stops the job once, at a bad
+// hour, as was approved; to wait may have it down until somebody sees that. To ask the
+// engine is no help: the job runs until its savepoint is written. A hook is left out:
+// whether it stopped anything only a person can say, and after it did nothing there is
+// time.
+func down(p dhalion.Plan, journal []Entry) bool {
 	if len(journal) == 0 {
 		return false
 	}
 	last := journal[len(journal)-1]
-	if last.Result != nil && last.Result.Outcome == Done {
+	switch {
+	case last.Result != nil && last.Result.Outcome == Done:
 		return false
+	case Class(p.Actions[last.Action].Kind) == Checkable && len(last.Intent.Argv) == 0 && (last.Result == nil || last.Result.Outcome == Unsure):
+		return true
 	}
 	return slices.ContainsFunc(journal, func(e Entry) bool {
 		return e.Action == last.Action && e.Result != nil && e.Result.Outcome == Partly

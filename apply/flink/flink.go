@@ -372,9 +372,10 @@ func (a *Actuator) startBody(n note, savepoint string) map[string]any {
 }
 
 // withArgument sets an argument: "--salt 4" as two, "--salt=4" as one, or behind
-// all others where it was not there.
+// all others where it was not there. Of several the last is set, which is the one that
+// is read.
 func withArgument(all []string, name, value string) []string {
-	for i, x := range all {
+	for i, x := range slices.Backward(all) {
 		switch {
 		case x == name && i+1 < len(all):
 			all[i+1] = value

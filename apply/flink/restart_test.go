@@ -132,6 +132,20 @@ func TestARestartKeepsTheParallelismAndWhatWasSetBefore(t *testing.T) {
 	w.effects(flinktest.Rescaled, flinktest.Stopped, flinktest.Submitted, flinktest.Rescaled, flinktest.Stopped, flinktest.Submitted, flinktest.Rescaled)
 }
 
+func TestOfAKnobThatStandsTwiceTheLastIsSet(t *testing.T) {
+	for _, c := range []struct{ was, want []string }{
+		{[]string{"--salt", "1", "--batch=10", "--salt", "2"}, []string{"--salt", "1", "--batch=10", "--salt", "4"}},
+		{[]string{"--salt", "1", "--batch=10", "--salt=2"}, []string{"--salt", "1", "--batch=10", "--salt=4"}},
+		{[]string{"--salt=1", "--salt", "2", "--salt"}, []string{"--salt=1", "--salt", "4", "--salt"}}, // behind the last no value
+	} {
+		w := newWords(t)
+		w.hand.Start.Arguments = c.was
+		call := turnedTo("a-0", "--salt", "4")
+		w.done(call, w.prepared(call))
+		w.runs(map[string]int{"lines": 2, "count": 3}, c.want...)
+	}
+}
+
 func TestARestartOfAJobThatWasNeverRescaledIsTwoRequests(t *testing.T) {
 	w := newWords(t)
 	c := turnedTo("a-0", "--salt", "4")

@@ -83,7 +83,8 @@ What was interrupted is taken up with --resume: what can be repeated or asked fo
 hook that was begun is not run again, and a person says with --decided what it came to.
 It is refused when the job is neither what it was nor what the plan has made of it (3), and
 when mode, quiet hours or limits forbid it now (4). Until it is taken up or ended no other
-plan may touch its jobs. --abort ends a plan that nobody carries on; what was done stays done.
+plan may touch its jobs. --abort ends a plan that nobody carries on; what was done stays done, and
+a job that it has stopped stays down: it says from which savepoint to start it.
 
 A dry run looks at the same things, prints the exact calls, needs no approval and does
 nothing.
@@ -245,7 +246,7 @@ func (a *app) present(ctx context.Context, st *store.Store, engine *liveEngine, 
 		return a.presentTopology(ctx, st, s.Plan.Job)
 	}
 	all, unseen, err := engine.topologies(ctx, a.now)
-	if err != nil {
+	if s.Unanswered = err != nil; s.Unanswered {
 		return nil, err
 	}
 	// Where the plan's own job is, its topology says.
@@ -533,6 +534,10 @@ func (a *app) abort(ctx context.Context, st *store.Store, d *document, f applyFl
 		return err
 	}
 	outcomes := apply.Outcomes(d.id, d.plan, entries, a.now())
+	hint, stopped := a.leftHint(d, outcomes, entries)
+	if stopped != "" {
+		f.reason = strings.TrimPrefix(f.reason+"; "+stopped, "; ")
+	}
 	row, err := st.Abort(ctx, d.id, f.as, f.reason, "", outcomes, a.now())
 	var held *apply.HeldError
 	if errors.As(err, &held) && dead(held.Holder) {
@@ -543,7 +548,29 @@ func (a *app) abort(ctx context.Context, st *store.Store, d *document, f applyFl
 		return err
 	}
 	return a.tellApplied(&applied{Plan: row.ID, Job: row.Job, Result: "aborted", State: row.State, Reason: row.Reason,
-		Hint: a.undoHint(d, outcomes, entries), Steps: []apply.Step{}, Outcomes: list(outcomes)})
+		Hint: hint, Steps: []apply.Step{}, Outcomes: list(outcomes)})
+}
+
+// leftHint says how a job is started that a plan which is ended has left stopped, or may
+// have, and how what was done is undone. stopped is what is known of the stop; empty:
+// nothing was stopped.
+func (a *app) leftHint(d *document, outcomes []dhalion.Outcome, entries []apply.Entry) (hint, stopped string) {
+	action, stopped, ok := apply.Stopped(d.plan, entries)
+	if !ok {
+		return a.undoHint(d, outcomes, entries), ""
+	}
+	from := "that savepoint"
+	if stopped == "" {
+		stopped, from = fmt.Sprintf("%s may be stopped", d.plan.Job), "its newest savepoint"
+	}
+	hint = fmt.Sprintf("%s: where no run of %s is alive, start it from %s (--resume in place of --abort would have)", stopped, d.plan.Job, from)
+	// A rollback of the stop would find no run to change; one of what came before it can
+	// be made when the job runs.
+	before := slices.DeleteFunc(slices.Clone(entries), func(e apply.Entry) bool { return e.Action == action })
+	if undo := a.undoHint(d, outcomes, before); undo != "" {
+		hint += "; then " + undo
+	}
+	return hint, stopped
 }
 
 // undoHint says how what was done of a plan that did not come to its end is undone;

@@ -273,6 +273,60 @@ func TestWhatAnAbortedPlanDidIsNotedAndRolledBack(t *testing.T) {
 	}
 }
 
+func TestAnAbortInTheMiddleOfARestartSaysFromWhereTheJobIsStarted(t *testing.T) {
+	db := calling(t, newSession(t).url, "halfway")
+	knobs := func(more ...dhalion.Action) func(t dhalion.Topology) []dhalion.Action {
+		return func(t dhalion.Topology) []dhalion.Action { return append(more, knob(t, "--salt", "1", "4")) }
+	}
+	for _, c := range []struct {
+		name    string
+		at      string // where the apply is killed
+		actions func(t dhalion.Topology) []dhalion.Action
+		stopped bool // whether the savepoint is known
+		undo    bool // whether there is something to undo, too
+	}{
+		{"the savepoint is confirmed", "after-confirm:1", knobs(), true, false},
+		{"the next run was begun", "before-act:2", knobs(), true, false},
+		{"the stop was sent", "after-act:1", knobs(), false, false},
+		{"after a rescale", "before-act:3", func(t dhalion.Topology) []dhalion.Action { return knobs(rescale(t, "count", 6))(t) }, true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, db)
+			id, _ := b.approvedPlan(b.draft(c.actions))
+			if !endedByKill(t, b.applying(id, "DHALION_CRASH_AT="+c.at)) {
+				t.Fatal("it was not killed")
+			}
+			var ended applied
+			said := b.run("apply", id, "--abort", "--reason", "looked at it", "-o", "json")
+			if err := json.Unmarshal([]byte(said), &ended); err != nil {
+				t.Fatalf("%v: %s", err, said)
+			}
+			stopped, from := "prod/orders may be stopped", "its newest savepoint"
+			if c.stopped {
+				kept := b.db.text(`SELECT 'run ' || (result #>> '{next,note,run}') || ' is stopped with savepoint ' || (result #>> '{next,note,savepoint}')
+					FROM journal WHERE plan = $1 AND result ->> 'outcome' = 'partly'`, id)
+				if len(kept) != 1 {
+					t.Fatalf("the journal has %q", kept)
+				}
+				stopped, from = kept[0], "that savepoint"
+				if last := ended.Outcomes[len(ended.Outcomes)-1]; last.Applied != "failed" || !strings.Contains(last.Detail, stopped) {
+					t.Errorf("it came to %s: %s", last.Applied, last.Detail)
+				}
+			}
+			want := stopped + ": where no run of prod/orders is alive, start it from " + from + " (--resume in place of --abort would have)"
+			if c.undo {
+				want += "; then undo what was done: dhalion rollback " + id
+			}
+			if ended.Hint != want {
+				t.Errorf("it says %q, not %q", ended.Hint, want)
+			}
+			if _, why := b.state(id); why != "looked at it; "+stopped {
+				t.Errorf("the log says %q", why)
+			}
+		})
+	}
+}
+
 func TestOfAPlanThatDidNothingThereIsNothingToRollBack(t *testing.T) {
 	b := newBench(t, calling(t, newSession(t).url, "undone"))
 	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action {
@@ -460,6 +514,64 @@ func TestAPlanWhoseApplyIsKilledBetweenTheVerdictAndItsReversalIsUndone(t *testi
 	}
 }
 
+// reversed has what follows from a verdict done by flags of the apply before it.
+func (b *bench) reversed(id string, f applyFlags) (done *applied) {
+	b.t.Helper()
+	done, f.judge.changed = &applied{}, func(string) bool { return false }
+	a, _, _ := b.app(time.Now)
+	b.store(func(ctx context.Context, st *store.Store) error {
+		d, err := find(ctx, st, id)
+		if err != nil {
+			return err
+		}
+		engine, err := a.reach(orders)
+		if err != nil {
+			return err
+		}
+		defer engine.close()
+		return a.reverse(ctx, st, engine, d, f, done)
+	})
+	return done
+}
+
+func TestAReversalIsAnApplyOfItsOwn(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "own"))
+	id := b.hopeless("")
+	b.run("apply", id, "--no-wait")
+	b.unmet(id)
+	b.settled()
+	b.ingest()
+	done := b.reversed(id, applyFlags{noWait: true, resume: true, decided: "done", as: "eve"})
+	if done.Reversal == nil || done.Reversal.Result != "applied" || b.count() != 4 {
+		t.Fatalf("count has %d instances: %+v", b.count(), done)
+	}
+	if said := b.db.text(`SELECT plan || ' ' || person FROM log WHERE event = 'decided'`); len(said) > 0 {
+		t.Errorf("the log says that it was decided: %q", said)
+	}
+}
+
+func TestAReversalThatTheEngineWouldRefuseIsNotBegun(t *testing.T) {
+	b := newBench(t, calling(t, newSession(t).url, "unfit"))
+	b.ruled("outcome: {unmet: reverse}\nminimum: {span: 0s, polls: 1}\nlimits: {max_instances_touched: 1.0}\n", "")
+	id, _ := b.approvedPlan(b.draft(planKinds[1].actions))
+	b.run("apply", id, "--no-wait")
+	b.unmet(id)
+	b.settled()
+	b.ingest()
+	text, err := os.ReadFile(b.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.write(b.config, strings.Replace(string(text), "jar: shop.jar", "jar: gone.jar", 1), 0o600)
+	done := b.reversed(id, applyFlags{noWait: true})
+	if done.Reversal != nil || !strings.Contains(done.Hint, "is not begun") || !strings.Contains(done.Hint, "no uploaded jar is called gone.jar; when that is mended: dhalion apply ") {
+		t.Errorf("it came to %+v: %s", done.Reversal, done.Hint)
+	}
+	if state := b.db.text(`SELECT state FROM plans WHERE reverses = $1`, id); strings.Join(state, ",") != "approved" {
+		t.Errorf("what undoes it is %q", state)
+	}
+}
+
 func TestAPlanThatCannotBeJudgedDoesNotKeepTheOthersFromIt(t *testing.T) {
 	b, id := ready(t, calling(t, newSession(t).url, "others"), planKinds[0])
 	b.run("apply", id, "--no-wait")
@@ -596,20 +708,13 @@ func TestADryRunOfSeveralStepsPrintsTheCallsThatApplySends(t *testing.T) {
 func (b *bench) turning(works bool) {
 	b.t.Helper()
 	b.configured(oneJob)
-	text, err := os.ReadFile(b.config)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	script := filepath.Join(b.dir, "turn")
-	do := "exit 0\n"
+	do := "exit 0"
 	if works {
 		do = fmt.Sprintf(`exec 3<>/dev/tcp/%s || exit 1
 printf 'POST /turn/%%s HTTP/1.0\r\n\r\n' "$1" >&3
-cat <&3 >/dev/null
-`, strings.Replace(strings.TrimPrefix(b.url, "http://"), ":", "/", 1))
+cat <&3 >/dev/null`, strings.Replace(strings.TrimPrefix(b.url, "http://"), ":", "/", 1))
 	}
-	b.write(script, "#!/bin/bash\n"+do, 0o700)
-	b.write(b.config, strings.Replace(string(text), "hooks:\n", fmt.Sprintf("hooks:\n  turn: {argv: [%q, \"{to}\"], timeout: 20s, does: set_knob}\n", script), 1), 0o600)
+	b.hook("turn", do, "{to}", "set_knob")
 }
 
 func TestAKnobThatAHookSetIsRememberedAndIsSetBackByIt(t *testing.T) {
@@ -715,10 +820,6 @@ func TestAMoveThatLeavesFewerInstancesIsDoneWhenTheyAreBack(t *testing.T) {
 }
 
 func TestAnAlertIsPrintedAndToldByAHook(t *testing.T) {
-	alert := func(t dhalion.Topology) dhalion.Action {
-		return dhalion.Action{Kind: dhalion.Alert, Target: dhalion.JobTarget(orders), Message: "checkpoints fail", Because: because("count"), Probability: .9,
-			Expect: dhalion.Expectation{Summary: "somebody looks"}, Affects: []dhalion.Affected{}}
-	}
 	for _, c := range []struct {
 		name    string
 		hook    string // what it does with the message; empty: there is none
@@ -729,7 +830,7 @@ func TestAnAlertIsPrintedAndToldByAHook(t *testing.T) {
 		told    string
 	}{
 		{"without a hook", "", false, exitDone, "applied", "applied checkpoints fail", ""},
-		{"by a hook", `printf '%s\n' "$1" >>"$2"`, true, exitDone, "applied", "applied checkpoints fail", "checkpoints fail\n"},
+		{"by a hook", `printf '%s\n' "$1" >>`, true, exitDone, "applied", "applied checkpoints fail", "checkpoints fail\n"},
 		{"by a hook that fails", "exit 3", false, exitFailure, "failed", "failed checkpoints fail; hook page ended with 3", ""},
 		{"by a hook that fails, with a rescale", "exit 3", true, exitDone, "applied", "failed checkpoints fail; hook page ended with 3", ""},
 	} {
@@ -737,13 +838,7 @@ func TestAnAlertIsPrintedAndToldByAHook(t *testing.T) {
 			b := newBench(t, newDatabase(t))
 			told := filepath.Join(b.dir, "told.txt")
 			if c.hook != "" {
-				text, err := os.ReadFile(b.config)
-				if err != nil {
-					t.Fatal(err)
-				}
-				script := filepath.Join(b.dir, "page")
-				b.write(script, "#!/bin/sh\n"+c.hook+"\n", 0o700)
-				b.write(b.config, strings.Replace(string(text), "hooks:\n", fmt.Sprintf("hooks:\n  page: {argv: [%q, \"{message}\", %q], does: alert}\n", script, told), 1), 0o600)
+				b.hook("page", strings.Replace(c.hook, ">>", ">>"+told, 1), "{message}", "alert")
 			}
 			id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action {
 				if c.more {

@@ -2,12 +2,15 @@ package main
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/apply"
+	"github.com/dhalion-go/dhalion/internal/engine/flink/flinktest"
 )
 
 // interrupted is an approved plan of one rescale, count from 4 to 6, whose applier
@@ -106,6 +109,73 @@ func TestWhatForbidsAPlanNowForbidsItsResumeToo(t *testing.T) {
 		})
 	}
 	rows.all.Wait()
+}
+
+func TestAJobThatThePlanHasStoppedIsStartedWhateverForbidsItNow(t *testing.T) {
+	t.Parallel()
+	rows := newTogether(t)
+	for name, forbid := range map[string]func(b *bench){
+		"mode observe": func(b *bench) { b.configured(strings.Replace(oneJob, "mode: propose", "mode: observe", 1)) },
+		"quiet hours":  func(b *bench) { b.ruled(fmt.Sprintf("limits: {quiet_hours: %q}\n", hoursNow()), "") },
+		"limits":       func(b *bench) { b.ruled("limits: {max_instances_touched: 0.5}\n", "") },
+	} {
+		// The stop is sent, and its savepoint not heard of; and the savepoint is confirmed.
+		for _, at := range []apply.Point{apply.AfterAct, apply.AfterConfirm} {
+			rows.run(fmt.Sprintf("%s at %s", name, at), func(t *testing.T) {
+				b, id := ready(t, newDatabase(t), planKinds[1])
+				if !endedByKill(t, b.applying(id, "DHALION_CRASH_AT="+string(at))) {
+					t.Fatal("it was not killed")
+				}
+				for deadline := time.Now().Add(10 * time.Second); ; {
+					if _, alive := b.cluster.RunsOf("orders"); alive == 0 {
+						break
+					}
+					if time.Now().After(deadline) {
+						t.Fatal("the job does not stop")
+					}
+				}
+				forbid(b)
+				said, code := b.try(time.Now, "apply", id, "--resume", "--no-wait")
+				if _, alive := b.cluster.RunsOf("orders"); code != 0 || alive != 1 {
+					t.Fatalf("it ended with %d, and %d runs are alive: %s", code, alive, said)
+				}
+				if err := planKinds[1].after(b.cluster.Live("orders")); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	rows.all.Wait()
+}
+
+func TestAWorkerIsNotEmptiedWhileTheEngineDoesNotTellWhoSharesIt(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, newDatabase(t))
+	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action {
+		return []dhalion.Action{rescale(t, "count", 6), relocation(t, "tm-2")}
+	}))
+	if !endedByKill(t, b.applying(id, "DHALION_CRASH_AT="+string(apply.BeforeIntent)+":2")) {
+		t.Fatal("it was not killed")
+	}
+	b.settled()
+	b.shared()
+	var asked atomic.Bool
+	b.cluster.SetFault(func(method, path string) (f flinktest.Fault) { // once: a hook asks for nothing
+		if path == "/jobs/overview" && asked.CompareAndSwap(false, true) {
+			f.Status = http.StatusServiceUnavailable
+		}
+		return f
+	})
+	said, code := b.try(time.Now, "apply", id, "--resume", "--no-wait")
+	if code != exitNotApproved || !strings.Contains(said, "whether another job has instances on worker tm-2 is not known") || !strings.Contains(said, "dhalion apply "+id+" --resume") {
+		t.Errorf("it ended with %d: %s", code, said)
+	}
+	if said, code := b.try(time.Now, "apply", id, "--resume", "--no-wait"); code != exitStale || !strings.Contains(said, "prod/besides has instances on worker tm-2, too") {
+		t.Errorf("when the engine answers it ended with %d: %s", code, said)
+	}
+	if ran := b.hooksRun(); len(ran) > 0 {
+		t.Errorf("the hook ran for %v", ran)
+	}
 }
 
 func TestAPlanIsResumedFromWhatItsOwnStepsHaveMade(t *testing.T) {

@@ -8,8 +8,8 @@ import (
 )
 
 // resumable asks again what may be otherwise since a plan was begun. An engine that
-// does not answer, or on which the job is on its way up, is no refusal: the applier
-// waits for it.
+// does not answer, or on which the job is on its way up, is no refusal where no worker is
+// still to be emptied: the applier waits for it.
 func (a *app) resumable(ctx context.Context, st *store.Store, engine *liveEngine, d *document, f applyFlags) (*apply.Refusal, error) {
 	s := apply.State{Plan: d.plan, ID: d.id, Digest: d.digest, Now: a.now(), LiveEngine: true,
 		Row: &apply.Row{ID: d.row.ID, Digest: d.row.Digest, State: d.row.State, ProposedAt: d.row.ProposedAt}}

@@ -110,7 +110,7 @@ func (a *app) keepVerdict(ctx context.Context, st *store.Store, d *document, v a
 		return err
 	}
 	for _, e := range entries {
-		if e.At.Before(began) {
+		if e.At.Before(began) && d.plan.Actions[e.Action].Kind != dhalion.Alert {
 			began = e.At
 		}
 	}
@@ -193,7 +193,9 @@ func (a *app) reverse(ctx context.Context, st *store.Store, engine *liveEngine, 
 	if undo.row, err = st.Approve(ctx, dhalion.Approval{Plan: undo.id, Digest: undo.digest, Person: byPolicy(d.plan), At: a.now(), Note: "plan " + d.id + " was not met"}, false); err != nil {
 		return err
 	}
-	state, err := a.gateState(ctx, st, engine, undo, f)
+	// What was decided on the plan, and that it was taken up, is not said of its reversal.
+	own := applyFlags{judge: f.judge, noWait: f.noWait}
+	state, err := a.gateState(ctx, st, engine, undo, own)
 	if err != nil {
 		return err
 	}
@@ -204,7 +206,16 @@ func (a *app) reverse(ctx context.Context, st *store.Store, engine *liveEngine, 
 		done.Hint = fmt.Sprintf("its policy has it undone by plan %s, which is refused: %s", undo.id, r.Reason)
 		return nil
 	}
-	done.Reversal, err = a.carryOut(ctx, st, engine, undo, f)
+	var unfit *failure
+	switch err := a.preflight(ctx, st, engine, undo); {
+	case err == nil:
+	case ctx.Err() != nil || !errors.As(err, &unfit):
+		return err
+	default:
+		done.Hint = fmt.Sprintf("its policy has it undone: %v; %s", err, unfit.hint)
+		return nil
+	}
+	done.Reversal, err = a.carryOut(ctx, st, engine, undo, own)
 	return err
 }
 

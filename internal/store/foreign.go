@@ -70,7 +70,7 @@ func (s *Store) Deeds(ctx context.Context, job dhalion.JobID, after, upTo time.T
 // sets several components.
 func deedsOf(p dhalion.Plan, action int, d dhalion.Deed) []dhalion.Deed {
 	for _, step := range apply.Steps(p) {
-		if len(step.Actions) == 0 || step.Actions[0] != action {
+		if len(step.Actions) == 0 || step.Actions[0] != action || step.Class == apply.Harmless {
 			continue
 		}
 		var all []dhalion.Deed

@@ -12,7 +12,8 @@ import (
 	"github.com/dhalion-go/dhalion/plan/planfile"
 )
 
-// rescaling is an approved plan of one rescale of counter and sink and a knob after it.
+// rescaling is an approved plan of one rescale of counter and sink, a knob after it and
+// an alert.
 func rescaling(t *testing.T, s *Store, counter int) *PlanRow {
 	t.Helper()
 	set := func(kind dhalion.ActionKind, component string, to int) dhalion.Action {
@@ -20,7 +21,8 @@ func rescaling(t *testing.T, s *Store, counter int) *PlanRow {
 	}
 	body, id, digest, err := planfile.Encode(dhalion.Plan{
 		Version: planfile.Version, Job: wordcount, AsOf: noon, ValidForSeconds: 3600, Policy: "default",
-		Actions: []dhalion.Action{set(dhalion.SetParallelism, "counter", counter), set(dhalion.SetParallelism, "sink", 3), set(dhalion.SetKnob, "counter", 4)},
+		Actions: []dhalion.Action{set(dhalion.SetParallelism, "counter", counter), set(dhalion.SetParallelism, "sink", 3), set(dhalion.SetKnob, "counter", 4),
+			{Kind: dhalion.Alert, Target: dhalion.JobTarget(wordcount)}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -84,6 +86,7 @@ func TestWhatPlansDidToAJobIsReadFromTheJournal(t *testing.T) {
 		t.Errorf("with a refused one: %s, want %s", got, begun)
 	}
 	attempt(2, 2, 7, apply.Done)
+	attempt(3, 1, 7, apply.Done) // it changes nothing
 	if err := s.End(ctx, lease, dhalion.PlanApplied, "", nil, minute(8)); err != nil {
 		t.Fatal(err)
 	}

@@ -115,7 +115,8 @@ func refuseHeld(ctx context.Context, tx pgx.Tx, l Lease, good bool, b apply.Begi
 }
 
 // refuseOvertaken returns *apply.OvertakenError when another plan has acted on a
-// plan's job since it did itself. While a plan is in applying none can.
+// plan's job since it did itself: an alert changes nothing. While a plan is in applying
+// none can.
 func refuseOvertaken(ctx context.Context, tx pgx.Tx, row *PlanRow) error {
 	if row.State != dhalion.PlanUnclear {
 		return nil
@@ -123,7 +124,8 @@ func refuseOvertaken(ctx context.Context, tx pgx.Tx, row *PlanRow) error {
 	var by string
 	err := tx.QueryRow(ctx, `
 		SELECT j.plan FROM journal j JOIN plans p ON p.id = j.plan
-		WHERE p.job = $2 AND j.plan <> $1 AND j.id > (SELECT max(id) FROM journal WHERE plan = $1) ORDER BY j.id DESC LIMIT 1`, row.ID, row.Job).Scan(&by)
+		WHERE p.job = $2 AND j.plan <> $1 AND j.id > (SELECT max(id) FROM journal WHERE plan = $1)
+			AND p.body::jsonb -> 'actions' -> j.action ->> 'kind' IS DISTINCT FROM $3 ORDER BY j.id DESC LIMIT 1`, row.ID, row.Job, dhalion.Alert).Scan(&by)
 	switch {
 	case err == nil:
 		return &apply.OvertakenError{Plan: row.ID, Job: row.Job, By: by}

@@ -145,6 +145,12 @@ func TestAnUnclearPlanIsNotTakenUpWhenAnotherHasActedSince(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := acts(approved(t, s, `{"actions":[{"kind":"alert"}]}`), dhalion.PlanApplied, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := acts(a, dhalion.PlanUnclear, true); err != nil {
+		t.Errorf("a was not taken up after somebody was told of something: %v", err)
+	}
 	if err := acts(b, dhalion.PlanApplied, false); err != nil {
 		t.Fatal(err)
 	}
