@@ -490,3 +490,58 @@ func TestPeersAreThoseElsewhereAndElseAllOthers(t *testing.T) {
 		}
 	})
 }
+
+func TestAShareIsOverThoseWhoseRecordsAreKnown(t *testing.T) {
+	topo := dhalion.Topology{From: t0, By: dhalion.ChangeFirst, Components: []dhalion.Component{{Name: "in", Parallelism: 1}, {Name: "work", Parallelism: 4}},
+		Edges: []dhalion.Edge{{From: "in", To: "work"}}}
+	read := func(rates ...float64) *Snapshot {
+		w := &write{topo: []dhalion.Topology{topo}}
+		for s := 5; s <= 60; s += 5 {
+			w.instance(s, "in", 0, "", map[dhalion.Metric]float64{dhalion.RecordsOut: 400})
+			for i, rate := range rates {
+				values := map[dhalion.Metric]float64{dhalion.Busy: .5}
+				if known(rate) {
+					values[dhalion.RecordsIn] = rate
+				}
+				w.instance(s, "work", i, "", values)
+			}
+		}
+		return NewReader(w.history(nil), at(60), Options{Window: time.Minute}).At(at(60))
+	}
+	for name, c := range map[string]struct{ rates, want []float64 }{
+		"all four":           {[]float64{100, 100, 100, 300}, []float64{2. / 3, 2. / 3, 2. / 3, 2}},
+		"two of four":        {[]float64{100, nan, nan, 100}, []float64{1, nan, nan, 1}},
+		"two, one of it hot": {[]float64{100, nan, nan, 300}, []float64{.5, nan, nan, 1.5}},
+		"one of four":        {[]float64{nan, 100, nan, nan}, []float64{nan, nan, nan, nan}}, // beside whom?
+		"the only one seen":  {[]float64{100}, []float64{nan}},
+	} {
+		s := read(c.rates...)
+		for i, want := range c.want {
+			near(t, fmt.Sprintf("%s: share of %d", name, i), s.Value(instance("work", i), "share(records_in_per_second)"), want)
+			near(t, fmt.Sprintf("%s: uneven share of %d", name, i), s.Value(instance("work", i), "uneven_share"), want)
+			busy := s.Value(instance("work", i), "busy_at_offered_load")
+			if known(busy) != known(want) {
+				t.Errorf("%s: %d would be busy %v at the offered load, and its share is %v", name, i, busy, want)
+			}
+		}
+		near(t, name+": share of the only instance", s.Value(instance("in", 0), "share(records_out_per_second)"), 1)
+	}
+	if s := read(0, 0, 0, 0); known(s.Value(instance("work", 0), "uneven_share")) {
+		t.Error("of nothing there is a share")
+	}
+}
+
+func TestWhereNothingFlowsLatelyTheOfferedLoadIsTakenToBeDealtOutEvenly(t *testing.T) {
+	w := &write{topo: []dhalion.Topology{pipeline()}}
+	for s := 5; s <= 60; s += 5 {
+		out := 400.0
+		if s > 40 {
+			out = 0
+		}
+		w.flows(s, out, 0, [2]float64{1, 1})
+	}
+	// 400/s through 8 of 12 polls, and nothing in the last four.
+	s := NewReader(w.history(nil), at(60), Options{Window: time.Minute}).At(at(60))
+	near(t, "uneven share", s.Value(instance("work", 0), "uneven_share"), nan)
+	near(t, "busy at the offered load", s.Value(instance("work", 0), "busy_at_offered_load"), 0)
+}

@@ -316,7 +316,10 @@ func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*com
 		}
 		for _, i := range c.instances {
 			if !c.source && known(c.healthy) {
-				share := orElse(i.row.get("uneven_share"), 1)
+				share := i.row.get("uneven_share")
+				if c.spec.Parallelism == 1 || !known(share) && c.compared && known(both(i.rate, i.rateRecent)) {
+					share = 1 // alone, or nothing flows
+				}
 				i.row.set("busy_at_offered_load", c.sustained()/float64(c.spec.Parallelism)*share*c.healthy)
 			}
 		}
