@@ -545,3 +545,66 @@ func TestWhereNothingFlowsLatelyTheOfferedLoadIsTakenToBeDealtOutEvenly(t *testi
 	near(t, "uneven share", s.Value(instance("work", 0), "uneven_share"), nan)
 	near(t, "busy at the offered load", s.Value(instance("work", 0), "busy_at_offered_load"), 0)
 }
+
+// two is a source of two instances that put out 100 records/s each, of which lag of the
+// instance i is waiting at a time, NaN where it is not told.
+func two(lag func(seconds, i int) float64) *write {
+	w := &write{topo: []dhalion.Topology{{From: t0, By: dhalion.ChangeFirst, Components: []dhalion.Component{{Name: "source", Parallelism: 2}, {Name: "work", Parallelism: 1}},
+		Edges: []dhalion.Edge{{From: "source", To: "work"}}}}}
+	for s := 5; s <= 60; s += 5 {
+		for i := range 2 {
+			values := map[dhalion.Metric]float64{dhalion.RecordsOut: 100, dhalion.OfferedRecords: 100, dhalion.Backpressured: 0}
+			if v := lag(s, i); known(v) {
+				values[dhalion.Lag] = v
+			}
+			w.instance(s, "source", i, "", values)
+		}
+		w.instance(s, "work", 0, "", map[dhalion.Metric]float64{dhalion.RecordsIn: 200, dhalion.Busy: .5})
+	}
+	return w
+}
+
+func TestALagThatWasNotReportedIsNotWorkedOff(t *testing.T) {
+	grows := func(s, _ int) float64 { return 100 * float64(s) } // 12,000 in all at the end, 60 s of 200/s
+	for name, c := range map[string]struct {
+		lag            func(s, i int) float64
+		backlog, drain float64
+	}{
+		"all are told": {grows, 60, nan},
+		"one misses the last poll": {func(s, i int) float64 {
+			if i == 1 && s == 60 {
+				return nan
+			}
+			return grows(s, i)
+		}, 55, nan}, // as it was 5 s before
+		"one misses the last 20 s": {func(s, i int) float64 {
+			if i == 1 && s > 40 {
+				return nan
+			}
+			return grows(s, i)
+		}, nan, nan},
+		"one never has a lag": {func(s, i int) float64 {
+			if i == 1 {
+				return nan
+			}
+			return grows(s, i)
+		}, 30, nan},
+		"each at times of its own": {func(s, i int) float64 {
+			if s/5%2 == i {
+				return nan
+			}
+			return grows(s, i)
+		}, (5500 + 6000) / 200.0, nan},
+		// 6,000 at 40 s, 4,000 at 55 s: 2,000 in 15 s, and 4,000 more take 30 s.
+		"it drains, and one misses the last poll": {func(s, i int) float64 {
+			if i == 1 && s == 60 {
+				return nan
+			}
+			return 3000 - 1000*math.Max(0, float64(s-40))/15
+		}, 20, 30},
+	} {
+		s := NewReader(two(c.lag).history(nil), at(60), Options{Window: time.Minute}).At(at(60))
+		near(t, name+": backlog", s.Value(dhalion.JobTarget(job), "backlog_seconds"), c.backlog)
+		near(t, name+": drain", s.Value(dhalion.JobTarget(job), "drain_seconds"), c.drain)
+	}
+}
