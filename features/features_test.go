@@ -608,3 +608,18 @@ func TestALagThatWasNotReportedIsNotWorkedOff(t *testing.T) {
 		near(t, name+": drain", s.Value(dhalion.JobTarget(job), "drain_seconds"), c.drain)
 	}
 }
+
+func TestWhatLiesUnreadIsUnknownWhereTheLagIs(t *testing.T) {
+	for name, c := range map[string]struct {
+		lag  [2]float64
+		want float64
+	}{
+		"both lags":    {[2]float64{400, 200}, 3}, // 600 at 200/s
+		"no lag waits": {[2]float64{0, 0}, 0},
+		"one lag":      {[2]float64{400, nan}, nan},
+		"no lag":       {[2]float64{nan, nan}, nan},
+	} {
+		s := NewReader(two(func(_, i int) float64 { return c.lag[i] }).history(nil), at(60), Options{Window: time.Minute}).At(at(60))
+		near(t, name, s.Value(component("source"), "unread_seconds"), c.want)
+	}
+}

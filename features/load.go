@@ -425,7 +425,7 @@ func (c *componentState) unread() {
 		lately := orElse(mean(offered[i.mid-i.lo:]), all)
 		arriving += all
 		arrivingRecent += lately
-		lag += i.perRead() * orElse(i.row.get(string(dhalion.Lag)), 0)
+		lag += i.perRead() * i.row.get(string(dhalion.Lag))
 		pressed := most(i.row.get(string(dhalion.Backpressured)), i.row.get(call("recent", dhalion.Backpressured)))
 		// Lately counts as well: a window's mean dilutes what has just begun.
 		if known(pressed) && pressed > 0.2 {
