@@ -623,3 +623,51 @@ func TestWhatLiesUnreadIsUnknownWhereTheLagIs(t *testing.T) {
 		near(t, name, s.Value(component("source"), "unread_seconds"), c.want)
 	}
 }
+
+func TestASourceOfWhichLittleIsKnownIsNotTakenForNone(t *testing.T) {
+	topo := dhalion.Topology{
+		From: t0, By: dhalion.ChangeFirst,
+		Components: []dhalion.Component{{Name: "a", Parallelism: 1}, {Name: "b", Parallelism: 2}, {Name: "join", Parallelism: 1}},
+		Edges:      []dhalion.Edge{{From: "a", To: "join"}, {From: "b", To: "join"}},
+	}
+	read := func(of func(w *write, s int)) *Snapshot {
+		w := &write{topo: []dhalion.Topology{topo}}
+		for s := 5; s <= 120; s += 5 {
+			w.instance(s, "join", 0, "", map[dhalion.Metric]float64{dhalion.RecordsIn: 300, dhalion.Busy: .3})
+			of(w, s)
+		}
+		return NewReader(w.history(nil), at(120), Options{Window: time.Minute}).At(at(120))
+	}
+	rates := func(v float64) map[dhalion.Metric]float64 {
+		return map[dhalion.Metric]float64{dhalion.RecordsOut: v, dhalion.OfferedRecords: v}
+	}
+	// Three times as much waits at a. What b sends nobody says: a's share of the inflow
+	// is unknown, and what is taken in the least that is known.
+	s := read(func(w *write, s int) {
+		w.instance(s, "a", 0, "", map[dhalion.Metric]float64{dhalion.RecordsOut: 100, dhalion.OfferedRecords: 300})
+		for i := range 2 {
+			w.instance(s, "b", i, "", map[dhalion.Metric]float64{dhalion.Busy: .5})
+		}
+	})
+	near(t, "offered beside a source that does not say what it sends", s.Value(component("join"), "offered_load"), 300)
+	// b was measured as one: what it was before, the past of instances does not say.
+	s = read(func(w *write, s int) {
+		w.instance(s, "a", 0, "", rates(100))
+		for m, v := range rates(200) {
+			w.of(component("b"), s, m, v)
+		}
+	})
+	near(t, "load over the past, of which half is unknown", s.Value(component("join"), "load_past_ratio"), nan)
+	// One of b's two did not tell its rates before: the other speaks for both.
+	s = read(func(w *write, s int) {
+		w.instance(s, "a", 0, "", rates(100))
+		w.instance(s, "b", 0, "", rates(100))
+		values := map[dhalion.Metric]float64{dhalion.Busy: .5}
+		if s > 60 {
+			values = rates(100)
+		}
+		w.instance(s, "b", 1, "", values)
+	})
+	near(t, "load over the past of one that did not tell", s.Value(component("b"), "load_past_ratio"), 1)
+	near(t, "the same below", s.Value(component("join"), "load_past_ratio"), 1)
+}

@@ -47,7 +47,7 @@ func (r *Reader) offeredLoad(topology dhalion.Topology, states map[string]*compo
 		for _, up := range topology.Upstream(name) {
 			share := states[up].out
 			if !(share > 0) {
-				share = orElse(r.past.outflow[up], 0)
+				share = orElse(orNaN(r.past.outflow, up), share)
 			}
 			for _, source := range sortedKeys(states[up].weights) {
 				c.weights[source] += states[up].weights[source] * share
@@ -290,8 +290,10 @@ func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*com
 		c.row.set("load_ratio_peak", peak)
 		pastOffered, nowOffered := 0.0, 0.0
 		for _, source := range sortedKeys(c.weights) {
-			pastOffered += c.weights[source] * r.past.offered[source]
-			nowOffered += c.weights[source] * states[source].offered
+			if w := c.weights[source]; w != 0 {
+				pastOffered += w * orNaN(r.past.offered, source)
+				nowOffered += w * states[source].offered
+			}
 		}
 		c.row.set("load_past_ratio", ratio(nowOffered, pastOffered, 0))
 		for _, m := range flow {
