@@ -294,6 +294,9 @@ func orElse(v, otherwise float64) float64 {
 	return v
 }
 
+// most is the greater of two; what is unknown is left out.
+func most(a, b float64) float64 { return math.Max(orElse(a, b), orElse(b, a)) }
+
 // connect gives every edge the records that arrive for one handled above. Where
 // several lead into a component, what arrives is shared out by what they handle.
 // While queues fill up less arrives below than was sent, so the past is asked first,
@@ -939,7 +942,7 @@ func (s *scene) figures(h hypothesis, f found) []Figure {
 	if f.with.steady == nil || f.without.steady == nil {
 		return out
 	}
-	source, pressed := Figure{Name: "records read per second"}, Figure{Name: "backpressured above", Seen: math.NaN()}
+	source, pressed := Figure{Name: "records read per second"}, Figure{"backpressured above", math.NaN(), math.NaN(), math.NaN()}
 	for k, st := range s.stages {
 		for i, n := range st.parts {
 			if st.source {
@@ -947,9 +950,9 @@ func (s *scene) figures(h hypothesis, f found) []Figure {
 				source.With += f.with.steady[k][i].Rate
 				source.Without += f.without.steady[k][i].Rate
 			}
-			pressed.Seen = math.Max(orElse(pressed.Seen, n.press), orElse(n.press, pressed.Seen))
-			pressed.With = math.Max(pressed.With, f.with.steady[k][i].Backpressured)
-			pressed.Without = math.Max(pressed.Without, f.without.steady[k][i].Backpressured)
+			pressed.Seen = most(pressed.Seen, n.press)
+			pressed.With = most(pressed.With, f.with.steady[k][i].Backpressured)
+			pressed.Without = most(pressed.Without, f.without.steady[k][i].Backpressured)
 		}
 	}
 	return append(out, source, pressed, Figure{"log-likelihood of the flows", math.NaN(), f.with.agrees, f.without.agrees})
