@@ -179,3 +179,56 @@ func TestAFeatureBeyondItsLearnedLimitIsSeen(t *testing.T) {
 		t.Error("unknown was judged")
 	}
 }
+
+// 24 phases, 300 limits of each number of values, 200 values judged by each: 600 false
+// alarms of 60,000 are stated. At the least number there are 36 values beyond the .9
+// quantile to fit a tail to.
+func TestALimitOfFewValuesAPhaseKeepsItsRate(t *testing.T) {
+	season := Season{Step: time.Minute, Phases: 24}
+	for _, kind := range noises[:4] {
+		for _, each := range []int{leastPhase, 20, 30} {
+			seen := 0
+			for seed := range uint64(300) {
+				learn := 24 * each
+				values := noiseOf(kind, seed, learn+200)
+				points := make([]Point, len(values))
+				for i, v := range values {
+					points[i] = Point{start.Add(time.Duration(i) * time.Minute), 100 + v}
+				}
+				l, err := LearnLimit(points[:learn], season, .01)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, p := range points[learn:] {
+					seen += b2i(judged(l.Above.Probability(l.Baseline.Deviation(p.At, p.Value)), l.Q).Seen)
+				}
+			}
+			t.Logf("%s, %d a phase: %d of 600", kind, each, seen)
+			if seen < 480 || seen > 780 {
+				t.Errorf("%s, %d values a phase: %d false alarms, 600 are stated", kind, each, seen)
+			}
+		}
+	}
+}
+
+func TestAPartOfTheSeasonWithTooFewValuesHasNoLimit(t *testing.T) {
+	season := Season{Step: time.Minute, Phases: 24}
+	var past []Point
+	for i, v := range noiseOf("normal", 1, 24*leastPhase) {
+		if i != 7 { // the eighth phase has one less
+			past = append(past, Point{start.Add(time.Duration(i) * time.Minute), v})
+		}
+	}
+	l, err := LearnLimit(past, season, 1e-3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k := range 24 {
+		if v := l.Judge(start.Add(time.Duration(k)*time.Minute), 1000); v.Known != (k != 7) || v.Seen != v.Known {
+			t.Errorf("phase %d: %+v", k, v)
+		}
+	}
+	if _, err := LearnLimit(past[:24*(leastPhase-1)], season, 1e-3); err == nil {
+		t.Error("one value less in every phase taught a limit")
+	}
+}

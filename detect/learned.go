@@ -62,7 +62,7 @@ type learner struct {
 	policy  *policy.Policy
 	moments []time.Time
 	now     *features.Snapshot
-	cache   map[[2]time.Duration]*seen
+	cache   map[[3]time.Duration]*seen              // by window, how far back, season
 	peers   map[string]map[dhalion.Target][]Verdict // of the detector that is asked, by component
 	// why a limit could not be learned though the number is known, and how many windows
 	// there were of it: of the target with most.
@@ -71,7 +71,7 @@ type learner struct {
 }
 
 func newLearner(r *features.Reader, p *policy.Policy, moments []time.Time, now *features.Snapshot) *learner {
-	return &learner{reader: r, policy: p, moments: moments, now: now, cache: map[[2]time.Duration]*seen{}}
+	return &learner{reader: r, policy: p, moments: moments, now: now, cache: map[[3]time.Duration]*seen{}}
 }
 
 // begin forgets what was worked out for the detector before.
@@ -82,8 +82,8 @@ func (l *learner) begin() {
 // see reads the windows that a detector learns from and judges; the past, for all
 // detectors that learn from the same.
 func (l *learner) see(spec policy.Detector) *seen {
-	window, over := spec.Learn.Window, spec.Learn.Over
-	key := [2]time.Duration{window, over}
+	window, over, season := spec.Learn.Window, spec.Learn.Over, spec.Learn.Season
+	key := [3]time.Duration{window, over, season}
 	if s := l.cache[key]; s != nil {
 		return s
 	}
@@ -92,12 +92,7 @@ func (l *learner) see(spec policy.Detector) *seen {
 	last := l.moments[0].Add(-window).Truncate(window)
 	var times []time.Time
 	if measured := r.Times(l.moments[len(l.moments)-1].Add(-over), last); len(measured) > 0 {
-		first := measured[0]
-		step := window * max(1, (last.Sub(first)/window+mostPast-1)/mostPast)
-		for t := last; !t.Add(-window).Before(first.Add(-window / 2)); t = t.Add(-step) {
-			times = append(times, t)
-		}
-		slices.Reverse(times)
+		times = pastWindows(measured[0], last, window, seasonOf(spec))
 	}
 	s.past = make([]taught, len(times))
 	type column struct {
@@ -109,7 +104,7 @@ func (l *learner) see(spec policy.Detector) *seen {
 	}
 	var columns []column
 	for _, d := range l.policy.Detectors {
-		if d.Learn == nil || d.Learn.Window != window || d.Learn.Over != over {
+		if d.Learn == nil || d.Learn.Window != window || d.Learn.Over != over || d.Learn.Season != season {
 			continue
 		}
 		n := &numbers{of: map[dhalion.Target][]float64{}}
@@ -145,6 +140,43 @@ func (l *learner) see(spec policy.Detector) *seen {
 	l.cache[key] = s
 	return s
 }
+
+// pastWindows are the ends of the windows to learn from, ascending, of all that there
+// are from first to last: mostPast, evenly spread, or as many of each phase of a season.
+func pastWindows(first, last time.Time, window time.Duration, season Season) []time.Time {
+	step := window
+	if season.Phases == 1 {
+		step *= max(1, (last.Sub(first)/window+mostPast-1)/mostPast)
+	}
+	byPhase := make([][]time.Time, season.Phases)
+	for t := last; !t.Add(-window).Before(first.Add(-window / 2)); t = t.Add(-step) {
+		k := season.Phase(t)
+		byPhase[k] = append(byPhase[k], t)
+	}
+	var times []time.Time
+	for _, all := range byPhase {
+		most := len(all)
+		if season.Phases > 1 {
+			most = min(most, mostPast/season.Phases)
+		}
+		for i := range most {
+			at := float64(i)
+			if most < len(all) {
+				// Anywhere in its stretch, or what comes again after as long as from one to the
+				// next would be seen in all of them or in none.
+				_, part := math.Modf(float64(i) * goldenRatio)
+				at = (float64(i) + part) * float64(len(all)) / float64(most)
+			}
+			times = append(times, all[int(at)])
+		}
+	}
+	slices.SortFunc(times, time.Time.Compare)
+	return times
+}
+
+// goldenRatio spreads the fractions of its multiples most evenly (Weyl; Knuth, The Art
+// of Computer Programming 3, 6.4).
+const goldenRatio = 1.618033988749895
 
 // teaches says that a window of the past is one to learn from for a target.
 func (s *seen) teaches(i int, t dhalion.Target) bool {
@@ -272,10 +304,14 @@ func (l *learner) againstPast(spec policy.Detector, s *seen, t dhalion.Target, p
 	if !l.enough(spec, known, now) {
 		return nil
 	}
-	limit, err := LearnLimit(points, Season{Step: spec.Learn.Season / seasonPhases, Phases: phases(spec.Learn.Season)}, spec.Learn.FalseAlarms)
+	limit, err := LearnLimit(points, seasonOf(spec), spec.Learn.FalseAlarms)
 	if err != nil {
 		l.reason = err.Error()
 		return nil
+	}
+	if k := limit.Baseline.Season.Phase(s.moments[len(now)-1]); math.IsNaN(limit.Baseline.Levels[k]) {
+		l.reason = fmt.Sprintf("fewer than %d undisturbed windows of %s at this part of the season of %s in the %s before", leastPhase,
+			planfile.Duration(spec.Learn.Window), planfile.Duration(spec.Learn.Season), planfile.Duration(spec.Learn.Over))
 	}
 	out := make([]Verdict, len(now))
 	for i, v := range now {
@@ -295,11 +331,11 @@ func (l *learner) againstPast(spec policy.Detector, s *seen, t dhalion.Target, p
 // seasonPhases is how many phases a season has: hours of a day.
 const seasonPhases = 24
 
-func phases(season time.Duration) int {
-	if season > 0 {
-		return seasonPhases
+func seasonOf(spec policy.Detector) Season {
+	if spec.Learn.Season > 0 {
+		return Season{Step: spec.Learn.Season / seasonPhases, Phases: seasonPhases}
 	}
-	return 1
+	return Season{Phases: 1}
 }
 
 // againstRecent holds values against the level just before, by SPOT with drift.

@@ -231,6 +231,36 @@ detectors:
 	}
 }
 
+// Of every hour five minutes are three times as busy. Of 30 days there are sixty windows
+// for each that is read: at a stride of an hour and more all would be at one minute of it.
+func TestASeasonIsKnownHoweverFarBackALimitIsLearned(t *testing.T) {
+	const length = 30 * 24 * time.Hour
+	at := start.Add(length - 17*time.Minute) // minute 43
+	history := func(odd bool) *segment.History {
+		return polledWide(3, 1, time.Minute, length, func(after time.Duration, i int, busy, _ *float64) {
+			peak := after%time.Hour >= 40*time.Minute && after%time.Hour < 45*time.Minute // two phases
+			if odd && start.Add(after).After(at.Add(-2*time.Minute)) {
+				peak = !peak
+			}
+			if *busy /= 4; peak {
+				*busy *= 3
+			}
+		})
+	}
+	for _, over := range []string{"24h", "168h", "240h", "360h", "720h"} {
+		text := strings.ReplaceAll(`name: season
+detectors:
+  - {name: above, target: instance, of: busy_fraction, against: past, season: 1h, window: 60s, over: OVER, hold: 10s}
+  - {name: below, target: instance, of: busy_fraction, against: past, side: below, season: 1h, window: 60s, over: OVER, hold: 10s}
+`, "OVER", over)
+		for odd, want := range map[bool]string{false: "", true: "below bolt[0]"} {
+			if r := evaluate(t, history(odd), at, load(t, text)); kinds(r) != want || len(r.Unknown) > 0 {
+				t.Errorf("over %s, the peak is missing %v: it sees %q, want %q; unknown: %v", over, odd, kinds(r), want, r.Unknown)
+			}
+		}
+	}
+}
+
 func TestEqualHistoriesGiveEqualLearnedSightings(t *testing.T) {
 	p := load(t, learning)
 	first := ""

@@ -59,17 +59,20 @@ func corpusRun(t *testing.T, name string) *segment.History {
 
 // only is a history of which nothing but some metrics is known.
 func only(h *segment.History, keep func(dhalion.Metric) bool) *segment.History {
+	return where(h, func(_ dhalion.Target, _ int64, m dhalion.Metric) bool { return keep(m) })
+}
+
+// where is a history of which nothing but some values is known, by their target, time
+// and metric.
+func where(h *segment.History, keep func(dhalion.Target, int64, dhalion.Metric) bool) *segment.History {
 	out := &segment.History{Job: h.Job, Topologies: h.Topologies, Tables: map[dhalion.TargetKind]*segment.Table{}}
 	for kind, t := range h.Tables {
 		b := segment.NewBuilder(h.Job, kind)
 		for _, m := range t.Metrics() {
-			if !keep(m) {
-				continue
-			}
 			values := t.Values(m)
 			for _, s := range t.Spans() {
 				for row := s.Start; row < s.End; row++ {
-					if v := values[row]; !math.IsNaN(v) {
+					if v := values[row]; !math.IsNaN(v) && keep(s.Target, t.Times()[row], m) {
 						b.Add(s.Target, t.Worker(row), t.Times()[row], m, v)
 					}
 				}
@@ -155,6 +158,33 @@ func TestWhatAnEngineDoesNotGiveIsNoFaultOfAHealthyJob(t *testing.T) {
 				judge(twins, twinStart.Add(twinAsked))
 			}
 		})
+	}
+}
+
+// Nothing is wrong from 07:58:00 to 08:00:00. The window's record rates of all but one
+// instance of a component are taken away.
+func TestOneInstanceThatTellsItsRecordsHasNoHotKey(t *testing.T) {
+	model := programsModel(t)
+	p, err := loadDefault()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := corpusRun(t, "s1-02-diamond")
+	at := time.Date(2026, 11, 23, 7, 59, 40, 0, time.UTC)
+	for _, c := range run.Topologies[0].Components {
+		lost := where(run, func(target dhalion.Target, when int64, m dhalion.Metric) bool {
+			mute := target.Component == c.Name && target.Instance > 0 && when > at.Add(-time.Minute).UnixMicro()
+			return !mute || m != dhalion.RecordsIn && m != dhalion.RecordsOut
+		})
+		r, err := diagnose.Evaluate(lost, at, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range r.Fuse(model).Diagnoses {
+			if d.Cause == dhalion.DataSkew || d.Probability >= .5 {
+				t.Errorf("%s[0] alone tells its records: %s at %s with %.2f: %v", c.Name, d.Cause, d.Target, d.Probability, d.Evidence)
+			}
+		}
 	}
 }
 

@@ -103,7 +103,7 @@ type part struct {
 	slower  float64 // logarithm of one over the other
 	spread  float64 // sd of that
 	rate    float64 // records handled per second
-	uneven  float64 // records over an even share
+	uneven  float64 // records over an even share of those that are known
 	usual   float64 // the same in the past
 	loose   float64 // sd of the logarithm of one over the other
 	press   float64 // backpressured
@@ -171,7 +171,7 @@ func (s *scene) stage(snap *features.Snapshot, past features.Healthy, load featu
 	c, _ := snap.Topology.Component(load.Component)
 	st := stageSeen{name: c.Name, source: load.Source, external: load.External, offered: load.Offered, capacity: math.NaN()}
 	st.wobble = orElse(past.Busy[c.Name].Spread, 0)
-	total := 0.0
+	total, flows := 0.0, 0
 	for i := range c.Parallelism {
 		t := dhalion.InstanceTarget(snap.Job, c.Name, i)
 		n := part{target: t, worker: snap.Topology.WorkerOf(c.Name, i)}
@@ -204,10 +204,14 @@ func (s *scene) stage(snap *features.Snapshot, past features.Healthy, load featu
 			n.arrival = orElse(n.arrival, math.Max(0, n.rate+load.PerRead*orElse(growth, 0)))
 			n.lagging = load.PerRead*snap.Value(t, "min("+string(dhalion.Lag)+")") > math.Max(1, 1.5*n.arrival)
 		}
-		if n.rate > 0 {
+		if n.rate >= 0 {
 			total += n.rate
+			flows++
 		}
 		st.parts = append(st.parts, n)
+	}
+	if load.Source {
+		st.arrivals()
 	}
 	var healthy, now []float64
 	for i := range st.parts {
@@ -215,8 +219,10 @@ func (s *scene) stage(snap *features.Snapshot, past features.Healthy, load featu
 		if n.service > 0 {
 			now = append(now, n.service)
 		}
-		even := float64(len(st.parts))
-		n.uneven = n.rate * even / total // NaN where nothing flows
+		n.uneven = math.NaN()
+		if flows > 1 || len(st.parts) == 1 { // beside itself alone every share is even
+			n.uneven = n.rate * float64(flows) / total // NaN where nothing flows
+		}
 		n.usual, n.loose = 1, shareSpread
 		if l, ok := past.Share[n.target]; ok {
 			// What was always uneven is a hot key too: the past excuses little.
@@ -236,6 +242,21 @@ func (s *scene) stage(snap *features.Snapshot, past features.Healthy, load featu
 		st.capacity = float64(len(st.parts)) / seconds
 	}
 	return st
+}
+
+// arrivals lets the instances of a source of which it is known what arrives speak for
+// the others.
+func (st *stageSeen) arrivals() {
+	sum, known := 0.0, 0.0
+	for _, n := range st.parts {
+		if !math.IsNaN(n.arrival) {
+			sum += n.arrival
+			known++
+		}
+	}
+	for i := range st.parts {
+		st.parts[i].arrival = orElse(st.parts[i].arrival, sum/known)
+	}
 }
 
 // healthyOf is an instance's time per record when nothing is wrong: by its own past
@@ -273,35 +294,52 @@ func orElse(v, otherwise float64) float64 {
 	return v
 }
 
+// most is the greater of two; what is unknown is left out.
+func most(a, b float64) float64 { return math.Max(orElse(a, b), orElse(b, a)) }
+
 // connect gives every edge the records that arrive for one handled above. Where
 // several lead into a component, what arrives is shared out by what they handle.
 // While queues fill up less arrives below than was sent, so the past is asked first,
-// unless the records have become others.
+// unless the records have become others. Where neither is known, an edge's are not,
+// and no flow is simulated.
 func (s *scene) connect(t dhalion.Topology, past features.Healthy, position map[string]int) {
 	now := func(name string) float64 {
-		sum := 0.0
-		if k, ok := position[name]; ok {
-			for _, n := range s.stages[k].parts {
-				sum += orElse(n.rate, 0)
+		k, ok := position[name]
+		if !ok {
+			return 0
+		}
+		sum, known, of := 0.0, 0, len(s.stages[k].parts)
+		for _, n := range s.stages[k].parts {
+			if !math.IsNaN(n.rate) {
+				sum += n.rate
+				known++
 			}
+		}
+		if known < of {
+			sum *= float64(of) / float64(known) // NaN of none
 		}
 		return sum
 	}
-	before := func(name string) float64 { return past.Handled[name].Value }
+	before := func(name string) float64 {
+		if l, ok := past.Handled[name]; ok {
+			return l.Value
+		}
+		return math.NaN()
+	}
 	for k, st := range s.stages {
 		above := t.Upstream(st.name)
-		per := func(rate func(string) float64) float64 {
+		sent := func(rate func(string) float64) float64 {
 			sum := 0.0
 			for _, name := range above {
 				sum += rate(name)
 			}
-			return rate(st.name) / sum
+			return sum
 		}
-		selectivity, was := per(now), per(before)
+		arrives, of := now(st.name), sent(now)
+		selectivity, was := arrives/of, before(st.name)/sent(before)
 		if was > 0 && !(math.Abs(math.Log(selectivity/was)) > math.Log(othersNow)) {
 			selectivity = was
-		}
-		if !(selectivity >= 0) || math.IsInf(selectivity, 1) {
+		} else if of == 0 && arrives >= 0 { // nothing flows
 			selectivity = 1
 		}
 		for _, name := range above {
@@ -489,7 +527,8 @@ func skewed(shares []float64, i int, uneven float64) []float64 {
 	return out
 }
 
-// simulate is the state of rest of a world.
+// simulate is the state of rest of a world; nil where what arrives or what records
+// become is unknown.
 func (s *scene) simulate(w world) twin.Steady {
 	m := twin.Model{Edges: s.edges}
 	for k, st := range s.stages {
@@ -504,7 +543,7 @@ func (s *scene) simulate(w world) twin.Steady {
 				v.Service = n.healthy * math.Exp(w.slow[k][i])
 			}
 			if st.source {
-				v.Arrival = orElse(n.arrival, 0) * w.load
+				v.Arrival = n.arrival * w.load
 				v.Lagging = n.lagging && w.load == 1 && (v.Service > 0 || !math.IsInf(v.Limit, 1))
 			}
 			c.Instances[i] = v
@@ -543,9 +582,10 @@ func (s *scene) local(w world, h hypothesis, by float64) float64 {
 		if !math.IsNaN(by) {
 			own = skewed(own, h.parts[0][1], math.Exp(by))
 		}
+		even := evenOf(own, s.stages[k].parts)
 		for i, n := range s.stages[k].parts {
 			if n.uneven > 0 && own[i] > 0 {
-				sum += odd(math.Log(n.uneven/own[i]) / n.loose)
+				sum += odd(math.Log(n.uneven/own[i]*even) / n.loose)
 			}
 		}
 		return sum
@@ -556,6 +596,20 @@ func (s *scene) local(w world, h hypothesis, by float64) float64 {
 		sum += odd((n.slower - w.slow[at[0]][at[1]] - by) / n.spread)
 	}
 	return sum
+}
+
+// evenOf is an even share among the instances whose records are known, in even shares
+// among all.
+func evenOf(shares []float64, parts []part) float64 {
+	var all, seen, n float64
+	for i, p := range parts {
+		all += shares[i]
+		if !math.IsNaN(p.uneven) {
+			seen += shares[i]
+			n++
+		}
+	}
+	return seen / n / (all / float64(len(parts)))
 }
 
 // flow is how well a simulated state agrees with what the whole job shows. Queues
@@ -667,9 +721,10 @@ func (s *scene) weighSource(w base, h hypothesis) found {
 		read += n.rate
 		due += n.arrival
 		could += math.Min(n.arrival, w.steady[k][i].Rate)
-		left := math.Max(0, n.arrival-n.rate)
-		press += left * orElse(n.press, 0)
-		short += left
+		if left := math.Max(0, n.arrival-n.rate); !math.IsNaN(n.press) {
+			press += left * n.press
+			short += left
+		}
 	}
 	if !(read > 0) || !(could > 0) {
 		return f
@@ -887,7 +942,7 @@ func (s *scene) figures(h hypothesis, f found) []Figure {
 	if f.with.steady == nil || f.without.steady == nil {
 		return out
 	}
-	source, pressed := Figure{Name: "records read per second"}, Figure{Name: "backpressured above"}
+	source, pressed := Figure{Name: "records read per second"}, Figure{"backpressured above", math.NaN(), math.NaN(), math.NaN()}
 	for k, st := range s.stages {
 		for i, n := range st.parts {
 			if st.source {
@@ -895,9 +950,9 @@ func (s *scene) figures(h hypothesis, f found) []Figure {
 				source.With += f.with.steady[k][i].Rate
 				source.Without += f.without.steady[k][i].Rate
 			}
-			pressed.Seen = math.Max(pressed.Seen, orElse(n.press, 0))
-			pressed.With = math.Max(pressed.With, f.with.steady[k][i].Backpressured)
-			pressed.Without = math.Max(pressed.Without, f.without.steady[k][i].Backpressured)
+			pressed.Seen = most(pressed.Seen, n.press)
+			pressed.With = most(pressed.With, f.with.steady[k][i].Backpressured)
+			pressed.Without = most(pressed.Without, f.without.steady[k][i].Backpressured)
 		}
 	}
 	return append(out, source, pressed, Figure{"log-likelihood of the flows", math.NaN(), f.with.agrees, f.without.agrees})

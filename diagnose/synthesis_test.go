@@ -29,6 +29,7 @@ type twinJob struct {
 	noise  float64 // sd of the logarithm of every number
 	seed   uint64
 	hide   map[dhalion.Metric]bool
+	lost   func(t dhalion.Target, after time.Duration, m dhalion.Metric) bool
 	sick   bool // from the first poll on
 }
 
@@ -98,7 +99,7 @@ func (j twinJob) history() *segment.History {
 			for i, f := range flows {
 				t := dhalion.InstanceTarget(jobOfTwin, m.Components[k].Name, i)
 				give := func(metric dhalion.Metric, v float64) {
-					if !j.hide[metric] {
+					if !j.hide[metric] && (j.lost == nil || !j.lost(t, after, metric)) {
 						b.Add(t, twinWorker(n), twinStart.Add(after).UnixMicro(), metric, v)
 					}
 				}
@@ -318,6 +319,104 @@ func TestWhatIsNotMeasuredIsNotJudged(t *testing.T) {
 			}
 		}
 	})
+}
+
+// recordsLost loses the record rates of a component's instances but the first some,
+// always or in the last minute.
+func recordsLost(component string, keep int, always bool) func(dhalion.Target, time.Duration, dhalion.Metric) bool {
+	return func(t dhalion.Target, after time.Duration, m dhalion.Metric) bool {
+		return (m == dhalion.RecordsIn || m == dhalion.RecordsOut) && t.Component == component && t.Instance >= keep && (always || after > twinHealthy)
+	}
+}
+
+func TestRecordsThatSomeInstancesDoNotTellMakeNoHotKey(t *testing.T) {
+	p, err := loadDefault()
+	if err != nil {
+		t.Fatal(err)
+	}
+	model := programsModel(t)
+	for _, c := range wordCount().Components[1:] {
+		for keep := 1; keep < len(c.Instances); keep++ {
+			for _, always := range []bool{false, true} {
+				name := fmt.Sprintf("%d of %d at %s, always %v", keep, len(c.Instances), c.Name, always)
+				j := twinJob{model: wordCount(), noise: .01, seed: 1, lost: recordsLost(c.Name, keep, always)}
+				for _, s := range j.synthesise(t) {
+					if s.Cause == dhalion.DataSkew && s.Target.Component == c.Name && (s.LogOdds > 0 || keep == 1) {
+						t.Errorf("%s: %s at %s with %+.1f", name, s.Cause, s.Target, s.LogOdds)
+					}
+				}
+				r, err := diagnose.Evaluate(j.history(), twinStart.Add(twinAsked), p)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r = r.Fuse(model)
+				for _, d := range r.Diagnoses {
+					if d.Cause == dhalion.DataSkew && d.Probability >= .05 {
+						t.Errorf("%s: %s at %s with %.2f", name, d.Cause, d.Target, d.Probability)
+					}
+				}
+			}
+		}
+	}
+}
+
+// counter[1] has three times its share, the other five have .6 each. Of three that are
+// known it has 3 of 4.2, which is 2.14 times an even share of theirs.
+func TestAHotKeyIsFoundAmongThoseWhoseRecordsAreKnown(t *testing.T) {
+	for _, always := range []bool{false, true} {
+		j := twinJob{model: wordCount(), noise: .01, seed: 1, lost: recordsLost("counter", 3, always), change: func(m *twin.Model) { faults[2].change(m, 3) }}
+		s := j.synthesise(t)[0]
+		if s.Pair != faults[2].holds || !s.Held || !(s.LogOdds > 1) || s.Magnitude < 2.7 || s.Magnitude > 3.3 {
+			t.Errorf("always %v: %s at %s, %+v", always, s.Cause, s.Target, s.Synthesis)
+		}
+	}
+}
+
+// figure is one of the likeliest hypothesis.
+func (j twinJob) figure(t *testing.T, name string) (diagnose.Figure, bool) {
+	t.Helper()
+	figures := j.synthesise(t)[0].Figures
+	i := slices.IndexFunc(figures, func(f diagnose.Figure) bool { return f.Name == name })
+	if i < 0 {
+		return diagnose.Figure{}, false
+	}
+	return figures[i], true
+}
+
+func TestThoseWhoseRatesAreKnownSpeakForTheOthersInTheSimulation(t *testing.T) {
+	const read = "records read per second"
+	// A splitter of 45 ms with a third of the lines lets 66.7 lines/s through. If the other
+	// two did nothing, it would be 200.
+	slow := func(m *twin.Model) { m.Components[1].Instances[0].Service *= 3 }
+	j := twinJob{model: wordCount(), change: slow, lost: recordsLost("splitter", 1, true)}
+	if f, ok := j.figure(t, read); !ok || math.Abs(f.With-66.7) > 4 {
+		t.Errorf("with one splitter of three known: %+v", f)
+	}
+	// A counter half as fast again is busy .9, and all 100 lines/s are read; one of the
+	// two sources does not tell what arrives.
+	j = twinJob{model: wordCount(), change: func(m *twin.Model) { faults[0].change(m, 1.6) }, lost: func(t dhalion.Target, after time.Duration, m dhalion.Metric) bool {
+		rates := m == dhalion.RecordsOut || m == dhalion.OfferedRecords || m == dhalion.Lag
+		return t.Component == "source" && t.Instance == 1 && rates && after > twinHealthy
+	}}
+	if f, ok := j.figure(t, read); !ok || math.Abs(f.Without-100) > 1 {
+		t.Errorf("with one source of two known: %+v", f)
+	}
+	for name, lost := range map[string]func(dhalion.Target, time.Duration, dhalion.Metric) bool{
+		"what arrives is": func(t dhalion.Target, _ time.Duration, m dhalion.Metric) bool {
+			return t.Component == "source" && (m == dhalion.RecordsOut || m == dhalion.OfferedRecords || m == dhalion.Lag)
+		},
+		"what a line becomes is": recordsLost("splitter", 0, true),
+	} {
+		j := twinJob{model: wordCount(), change: func(m *twin.Model) { faults[0].change(m, 3) }, lost: lost}
+		if f, ok := j.figure(t, read); ok {
+			t.Errorf("%s unknown, and simulated: %+v", name, f)
+		}
+		for _, s := range j.synthesise(t) {
+			if s.Cause == dhalion.SourceLimited {
+				t.Errorf("%s unknown: %s with %+.1f", name, s.Cause, s.LogOdds)
+			}
+		}
+	}
 }
 
 func TestWithoutAGraphNothingIsSimulated(t *testing.T) {

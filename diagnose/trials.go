@@ -21,43 +21,50 @@ const mostFolds = 5
 
 // Trials are those that examples allow. Of several families each is left out once.
 // A single one is cut into stretches of time, and each but the first is asked of what
-// was learned from all before it. What is asked about is sure: outcomes that were
-// judged teach, and are no measure. There are none of a single incident.
-func Trials(examples []Example) []Trial {
+// was learned from windows that ended before its first: runs at the same time teach as
+// far as that. What is asked about is sure: outcomes that were judged teach, and are no
+// measure. There are none of a single incident. Untried are trials that there would be
+// if anything sure were left to learn from.
+func Trials(examples []Example) (trials []Trial, untried []string) {
 	examples = OneFamilyARun(examples)
 	families := familiesOf(examples)
 	folds := foldsOf(examples)
-	var out []Trial
 	for f := range slices.Max(append(folds, 0)) + 1 {
 		t := Trial{}
-		if len(families) > 1 {
-			t.Name = "without " + families[f]
-		} else if f == 0 {
+		if len(families) == 1 && f == 0 {
 			continue // there is nothing before it
 		}
-		var first, teaches = time.Time{}, false
+		var first time.Time
 		for i, e := range examples {
-			switch {
-			case folds[i] == f:
-				if e.sure() {
-					t.Asked = append(t.Asked, e)
-				}
+			if folds[i] == f && e.sure() {
+				t.Asked = append(t.Asked, e)
 				if first.IsZero() || e.At.Before(first) {
 					first = e.At
 				}
-			case folds[i] < f || len(families) > 1:
+			}
+		}
+		if len(t.Asked) == 0 {
+			continue
+		}
+		teaches := false
+		for i, e := range examples {
+			if len(families) > 1 && folds[i] != f || folds[i] < f && e.At.Before(first) {
 				t.From = append(t.From, e)
 				teaches = teaches || e.sure()
 			}
 		}
-		if len(families) == 1 {
+		if len(families) > 1 {
+			t.Name = "without " + families[f]
+		} else {
 			t.Name = fmt.Sprintf("on what came before %s", first.UTC().Format(time.DateTime))
 		}
-		if teaches && len(t.Asked) > 0 {
-			out = append(out, t)
+		if teaches {
+			trials = append(trials, t)
+		} else {
+			untried = append(untried, t.Name)
 		}
 	}
-	return out
+	return trials, untried
 }
 
 func (e *Example) sure() bool { return e.Certainty >= 1 }

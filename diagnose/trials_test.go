@@ -43,6 +43,7 @@ func TestTrialsKeepRunsAndTimesApart(t *testing.T) {
 		// Who labels a run may name its family, another, or none.
 		families, runs := rapid.IntRange(1, 3).Draw(t, "families"), rapid.IntRange(1, 4).Draw(t, "runs")
 		mixed := rapid.Bool().Draw(t, "mixed")
+		apartBy := rapid.SampledFrom([]int{100000, 1500, 0}).Draw(t, "runs apart by")
 		var all []Example
 		for i := range rapid.IntRange(1, 40).Draw(t, "n") {
 			r := rapid.IntRange(0, runs-1).Draw(t, "run")
@@ -51,8 +52,8 @@ func TestTrialsKeepRunsAndTimesApart(t *testing.T) {
 				f = rapid.SampledFrom([]string{f, f, "", "run" + fmt.Sprint(r), "family0"}).Draw(t, "family")
 			}
 			in := rapid.IntRange(0, 5).Draw(t, "incident")
-			// A run's incidents come one after the other, and runs do.
-			at := 100000*r + 1000*in + i
+			// A run's incidents come one after the other; runs do, or run at the same time.
+			at := apartBy*r + 1000*in + i
 			all = append(all, Example{Family: f, Run: fmt.Sprint("run", r), Incident: fmt.Sprint(r, "/", in), At: time.Unix(int64(at), 0), Certainty: rapid.SampledFrom([]float64{1, 1, .7}).Draw(t, "certainty")})
 		}
 		different := func(of func(Example) string) int {
@@ -63,7 +64,8 @@ func TestTrialsKeepRunsAndTimesApart(t *testing.T) {
 			return len(seen)
 		}
 		several, manyRuns := apart(named(all)) > 1, different(func(e Example) string { return e.Run }) > 1
-		for _, trial := range Trials(all) {
+		trials, _ := Trials(all)
+		for _, trial := range trials {
 			latest := time.Unix(math.MinInt32, 0)
 			runs, incidents, families := map[string]bool{}, map[string]bool{}, map[string]bool{}
 			sure := false
@@ -123,11 +125,34 @@ func apart(all []Example) int {
 
 func TestASingleIncidentIsTriedOnNothing(t *testing.T) {
 	e := made(1, 1)[0]
-	if trials := Trials([]Example{e, e}); len(trials) != 0 {
-		t.Errorf("%+v", trials)
+	for _, examples := range [][]Example{{e, e}, nil} {
+		if trials, untried := Trials(examples); len(trials)+len(untried) != 0 {
+			t.Errorf("%d examples: %+v, and %q not tried", len(examples), trials, untried)
+		}
 	}
-	if trials := Trials(nil); len(trials) != 0 {
-		t.Errorf("of nothing: %+v", trials)
+}
+
+// Three runs of one family, an hour apart every day for ten days: two folds are the last
+// two runs. Of what came before 01:00 and 02:00 on the first day there is one window and
+// there are two.
+func TestOfRunsAtTheSameTimeOnlyWhatCameBeforeTeaches(t *testing.T) {
+	start := time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
+	var all []Example
+	for day := range 10 {
+		for k, run := range []string{"prod/a", "prod/b", "prod/c"} {
+			all = append(all, Example{Family: "orders", Run: run, Incident: fmt.Sprint(run, day), At: start.AddDate(0, 0, day).Add(time.Duration(k) * time.Hour), Certainty: 1})
+		}
+	}
+	trials, untried := Trials(all)
+	if len(trials) != 2 || len(trials[0].From) != 1 || len(trials[1].From) != 2 || len(trials[0].Asked) != 10 || len(untried) != 0 {
+		t.Errorf("%d trials, %q not tried: %+v", len(trials), untried, trials)
+	}
+	for i := range all {
+		all[i].At = start.AddDate(0, 0, i/3) // to the second at the same time
+	}
+	want := []string{"on what came before 2026-06-01 00:00:00", "on what came before 2026-06-01 00:00:00"}
+	if trials, untried = Trials(all); len(trials) != 0 || !slices.Equal(untried, want) {
+		t.Errorf("of runs at the very same times: %d trials, %q not tried", len(trials), untried)
 	}
 }
 

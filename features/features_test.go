@@ -490,3 +490,184 @@ func TestPeersAreThoseElsewhereAndElseAllOthers(t *testing.T) {
 		}
 	})
 }
+
+func TestAShareIsOverThoseWhoseRecordsAreKnown(t *testing.T) {
+	topo := dhalion.Topology{From: t0, By: dhalion.ChangeFirst, Components: []dhalion.Component{{Name: "in", Parallelism: 1}, {Name: "work", Parallelism: 4}},
+		Edges: []dhalion.Edge{{From: "in", To: "work"}}}
+	read := func(rates ...float64) *Snapshot {
+		w := &write{topo: []dhalion.Topology{topo}}
+		for s := 5; s <= 60; s += 5 {
+			w.instance(s, "in", 0, "", map[dhalion.Metric]float64{dhalion.RecordsOut: 400})
+			for i, rate := range rates {
+				values := map[dhalion.Metric]float64{dhalion.Busy: .5}
+				if known(rate) {
+					values[dhalion.RecordsIn] = rate
+				}
+				w.instance(s, "work", i, "", values)
+			}
+		}
+		return NewReader(w.history(nil), at(60), Options{Window: time.Minute}).At(at(60))
+	}
+	for name, c := range map[string]struct{ rates, want []float64 }{
+		"all four":           {[]float64{100, 100, 100, 300}, []float64{2. / 3, 2. / 3, 2. / 3, 2}},
+		"two of four":        {[]float64{100, nan, nan, 100}, []float64{1, nan, nan, 1}},
+		"two, one of it hot": {[]float64{100, nan, nan, 300}, []float64{.5, nan, nan, 1.5}},
+		"one of four":        {[]float64{nan, 100, nan, nan}, []float64{nan, nan, nan, nan}}, // beside whom?
+		"the only one seen":  {[]float64{100}, []float64{nan}},
+	} {
+		s := read(c.rates...)
+		for i, want := range c.want {
+			near(t, fmt.Sprintf("%s: share of %d", name, i), s.Value(instance("work", i), "share(records_in_per_second)"), want)
+			near(t, fmt.Sprintf("%s: uneven share of %d", name, i), s.Value(instance("work", i), "uneven_share"), want)
+			busy := s.Value(instance("work", i), "busy_at_offered_load")
+			if known(busy) != known(want) {
+				t.Errorf("%s: %d would be busy %v at the offered load, and its share is %v", name, i, busy, want)
+			}
+		}
+		near(t, name+": share of the only instance", s.Value(instance("in", 0), "share(records_out_per_second)"), 1)
+	}
+	if s := read(0, 0, 0, 0); known(s.Value(instance("work", 0), "uneven_share")) {
+		t.Error("of nothing there is a share")
+	}
+}
+
+func TestWhereNothingFlowsLatelyTheOfferedLoadIsTakenToBeDealtOutEvenly(t *testing.T) {
+	w := &write{topo: []dhalion.Topology{pipeline()}}
+	for s := 5; s <= 60; s += 5 {
+		out := 400.0
+		if s > 40 {
+			out = 0
+		}
+		w.flows(s, out, 0, [2]float64{1, 1})
+	}
+	// 400/s through 8 of 12 polls, and nothing in the last four.
+	s := NewReader(w.history(nil), at(60), Options{Window: time.Minute}).At(at(60))
+	near(t, "uneven share", s.Value(instance("work", 0), "uneven_share"), nan)
+	near(t, "busy at the offered load", s.Value(instance("work", 0), "busy_at_offered_load"), 0)
+}
+
+// two is a source of two instances that put out 100 records/s each, of which lag of the
+// instance i is waiting at a time, NaN where it is not told.
+func two(lag func(seconds, i int) float64) *write {
+	w := &write{topo: []dhalion.Topology{{From: t0, By: dhalion.ChangeFirst, Components: []dhalion.Component{{Name: "source", Parallelism: 2}, {Name: "work", Parallelism: 1}},
+		Edges: []dhalion.Edge{{From: "source", To: "work"}}}}}
+	for s := 5; s <= 60; s += 5 {
+		for i := range 2 {
+			values := map[dhalion.Metric]float64{dhalion.RecordsOut: 100, dhalion.OfferedRecords: 100, dhalion.Backpressured: 0}
+			if v := lag(s, i); known(v) {
+				values[dhalion.Lag] = v
+			}
+			w.instance(s, "source", i, "", values)
+		}
+		w.instance(s, "work", 0, "", map[dhalion.Metric]float64{dhalion.RecordsIn: 200, dhalion.Busy: .5})
+	}
+	return w
+}
+
+func TestALagThatWasNotReportedIsNotWorkedOff(t *testing.T) {
+	grows := func(s, _ int) float64 { return 100 * float64(s) } // 12,000 in all at the end, 60 s of 200/s
+	for name, c := range map[string]struct {
+		lag            func(s, i int) float64
+		backlog, drain float64
+	}{
+		"all are told": {grows, 60, nan},
+		"one misses the last poll": {func(s, i int) float64 {
+			if i == 1 && s == 60 {
+				return nan
+			}
+			return grows(s, i)
+		}, 55, nan}, // as it was 5 s before
+		"one misses the last 20 s": {func(s, i int) float64 {
+			if i == 1 && s > 40 {
+				return nan
+			}
+			return grows(s, i)
+		}, nan, nan},
+		"one never has a lag": {func(s, i int) float64 {
+			if i == 1 {
+				return nan
+			}
+			return grows(s, i)
+		}, 30, nan},
+		"each at times of its own": {func(s, i int) float64 {
+			if s/5%2 == i {
+				return nan
+			}
+			return grows(s, i)
+		}, (5500 + 6000) / 200.0, nan},
+		// 6,000 at 40 s, 4,000 at 55 s: 2,000 in 15 s, and 4,000 more take 30 s.
+		"it drains, and one misses the last poll": {func(s, i int) float64 {
+			if i == 1 && s == 60 {
+				return nan
+			}
+			return 3000 - 1000*math.Max(0, float64(s-40))/15
+		}, 20, 30},
+	} {
+		s := NewReader(two(c.lag).history(nil), at(60), Options{Window: time.Minute}).At(at(60))
+		near(t, name+": backlog", s.Value(dhalion.JobTarget(job), "backlog_seconds"), c.backlog)
+		near(t, name+": drain", s.Value(dhalion.JobTarget(job), "drain_seconds"), c.drain)
+	}
+}
+
+func TestWhatLiesUnreadIsUnknownWhereTheLagIs(t *testing.T) {
+	for name, c := range map[string]struct {
+		lag  [2]float64
+		want float64
+	}{
+		"both lags":    {[2]float64{400, 200}, 3}, // 600 at 200/s
+		"no lag waits": {[2]float64{0, 0}, 0},
+		"one lag":      {[2]float64{400, nan}, nan},
+		"no lag":       {[2]float64{nan, nan}, nan},
+	} {
+		s := NewReader(two(func(_, i int) float64 { return c.lag[i] }).history(nil), at(60), Options{Window: time.Minute}).At(at(60))
+		near(t, name, s.Value(component("source"), "unread_seconds"), c.want)
+	}
+}
+
+func TestASourceOfWhichLittleIsKnownIsNotTakenForNone(t *testing.T) {
+	topo := dhalion.Topology{
+		From: t0, By: dhalion.ChangeFirst,
+		Components: []dhalion.Component{{Name: "a", Parallelism: 1}, {Name: "b", Parallelism: 2}, {Name: "join", Parallelism: 1}},
+		Edges:      []dhalion.Edge{{From: "a", To: "join"}, {From: "b", To: "join"}},
+	}
+	read := func(of func(w *write, s int)) *Snapshot {
+		w := &write{topo: []dhalion.Topology{topo}}
+		for s := 5; s <= 120; s += 5 {
+			w.instance(s, "join", 0, "", map[dhalion.Metric]float64{dhalion.RecordsIn: 300, dhalion.Busy: .3})
+			of(w, s)
+		}
+		return NewReader(w.history(nil), at(120), Options{Window: time.Minute}).At(at(120))
+	}
+	rates := func(v float64) map[dhalion.Metric]float64 {
+		return map[dhalion.Metric]float64{dhalion.RecordsOut: v, dhalion.OfferedRecords: v}
+	}
+	// Three times as much waits at a. What b sends nobody says: a's share of the inflow
+	// is unknown, and what is taken in the least that is known.
+	s := read(func(w *write, s int) {
+		w.instance(s, "a", 0, "", map[dhalion.Metric]float64{dhalion.RecordsOut: 100, dhalion.OfferedRecords: 300})
+		for i := range 2 {
+			w.instance(s, "b", i, "", map[dhalion.Metric]float64{dhalion.Busy: .5})
+		}
+	})
+	near(t, "offered beside a source that does not say what it sends", s.Value(component("join"), "offered_load"), 300)
+	// b was measured as one: what it was before, the past of instances does not say.
+	s = read(func(w *write, s int) {
+		w.instance(s, "a", 0, "", rates(100))
+		for m, v := range rates(200) {
+			w.of(component("b"), s, m, v)
+		}
+	})
+	near(t, "load over the past, of which half is unknown", s.Value(component("join"), "load_past_ratio"), nan)
+	// One of b's two did not tell its rates before: the other speaks for both.
+	s = read(func(w *write, s int) {
+		w.instance(s, "a", 0, "", rates(100))
+		w.instance(s, "b", 0, "", rates(100))
+		values := map[dhalion.Metric]float64{dhalion.Busy: .5}
+		if s > 60 {
+			values = rates(100)
+		}
+		w.instance(s, "b", 1, "", values)
+	})
+	near(t, "load over the past of one that did not tell", s.Value(component("b"), "load_past_ratio"), 1)
+	near(t, "the same below", s.Value(component("join"), "load_past_ratio"), 1)
+}

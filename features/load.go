@@ -47,7 +47,7 @@ func (r *Reader) offeredLoad(topology dhalion.Topology, states map[string]*compo
 		for _, up := range topology.Upstream(name) {
 			share := states[up].out
 			if !(share > 0) {
-				share = orElse(r.past.outflow[up], 0)
+				share = orElse(orNaN(r.past.outflow, up), share)
 			}
 			for _, source := range sortedKeys(states[up].weights) {
 				c.weights[source] += states[up].weights[source] * share
@@ -290,8 +290,10 @@ func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*com
 		c.row.set("load_ratio_peak", peak)
 		pastOffered, nowOffered := 0.0, 0.0
 		for _, source := range sortedKeys(c.weights) {
-			pastOffered += c.weights[source] * r.past.offered[source]
-			nowOffered += c.weights[source] * states[source].offered
+			if w := c.weights[source]; w != 0 {
+				pastOffered += w * orNaN(r.past.offered, source)
+				nowOffered += w * states[source].offered
+			}
 		}
 		c.row.set("load_past_ratio", ratio(nowOffered, pastOffered, 0))
 		for _, m := range flow {
@@ -316,7 +318,10 @@ func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*com
 		}
 		for _, i := range c.instances {
 			if !c.source && known(c.healthy) {
-				share := orElse(i.row.get("uneven_share"), 1)
+				share := i.row.get("uneven_share")
+				if c.spec.Parallelism == 1 || !known(share) && c.compared && known(both(i.rate, i.rateRecent)) {
+					share = 1 // alone, or nothing flows
+				}
 				i.row.set("busy_at_offered_load", c.sustained()/float64(c.spec.Parallelism)*share*c.healthy)
 			}
 		}
@@ -422,7 +427,7 @@ func (c *componentState) unread() {
 		lately := orElse(mean(offered[i.mid-i.lo:]), all)
 		arriving += all
 		arrivingRecent += lately
-		lag += i.perRead() * orElse(i.row.get(string(dhalion.Lag)), 0)
+		lag += i.perRead() * i.row.get(string(dhalion.Lag))
 		pressed := most(i.row.get(string(dhalion.Backpressured)), i.row.get(call("recent", dhalion.Backpressured)))
 		// Lately counts as well: a window's mean dilutes what has just begun.
 		if known(pressed) && pressed > 0.2 {

@@ -2,6 +2,7 @@ package features
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	dhalion "github.com/dhalion-go/dhalion"
@@ -49,8 +50,9 @@ type Span struct {
 	Reads []Read
 }
 
-// Read is one poll of a source: records per second, lag, and the mean share of
-// the time that its instances were held up.
+// Read is one poll of a source: records per second, lag (unknown where an instance
+// that has one did not report it), and the mean share of the time that its instances
+// were held up.
 type Read struct {
 	In, Lag, Backpressured float64
 }
@@ -348,7 +350,7 @@ func busyEnds(list []*series, start, end int64) (highest, lowest float64) {
 
 func readsOf(list []*series, of int, m dhalion.Metric, start, end int64) []Read {
 	times, rates := byTime(list, m, start, end)
-	_, lags := byTime(list, dhalion.Lag, start, end)
+	whole, lags := byTime(list, dhalion.Lag, start, end)
 	_, pressed := byTime(list, dhalion.Backpressured, start, end)
 	sum := func(values []float64) float64 {
 		total := nan
@@ -359,7 +361,11 @@ func readsOf(list []*series, of int, m dhalion.Metric, start, end int64) []Read 
 	}
 	var reads []Read
 	for _, t := range times {
-		reads = append(reads, Read{In: speakFor(sum(rates[t]), len(rates[t]), of), Lag: sum(lags[t]), Backpressured: mean(pressed[t])})
+		lag := nan
+		if _, all := slices.BinarySearch(whole, t); all {
+			lag = sum(lags[t])
+		}
+		reads = append(reads, Read{In: speakFor(sum(rates[t]), len(rates[t]), of), Lag: lag, Backpressured: mean(pressed[t])})
 	}
 	return reads
 }

@@ -134,3 +134,16 @@ func TestAComponentMeasuredAsOneSpeaksForAllItsInstances(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+func TestALagThatSomeDidNotReportIsUnknownAtThatPoll(t *testing.T) {
+	w := two(func(s, i int) float64 {
+		if i == 1 && s == 55 {
+			return nan
+		}
+		return 1000
+	})
+	reads := ratesOf(t, w, at(60), time.Minute)["source"].Span.Reads
+	for k, want := range []float64{2000, nan, 2000} {
+		near(t, fmt.Sprintf("lag of poll %d", k), reads[len(reads)-3+k].Lag, want)
+	}
+}

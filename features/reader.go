@@ -232,16 +232,18 @@ func (r *Reader) readPast(before int64) pasts {
 	for name, byInstance := range r.instances {
 		var typical, blocks []float64
 		offered, in, out := nan, nan, nan
+		var offers, ins, outs, of int // instances that have them, and those that have a past
 		for _, i := range sortedKeys(byInstance) {
 			s := byInstance[i]
 			levels(s, flow)
 			level := p.level[s.target]
 			if level != nil {
+				of++
 				// Where no arrival rate was measured, what was put out is the least it was.
 				arrived := orElse(orNaN(level, dhalion.OfferedRecords), orNaN(level, dhalion.RecordsOut))
-				offered = addKnown(offered, arrived)
-				in = addKnown(in, orNaN(level, dhalion.RecordsIn))
-				out = addKnown(out, orNaN(level, dhalion.RecordsOut))
+				offers += count(&offered, arrived)
+				ins += count(&in, orNaN(level, dhalion.RecordsIn))
+				outs += count(&out, orNaN(level, dhalion.RecordsOut))
 			}
 			lo, hi := s.rows(since, before)
 			b := serviceBlocks(s, lo, hi)
@@ -256,7 +258,7 @@ func (r *Reader) readPast(before int64) pasts {
 			p.component[name] = median(typical)
 			p.low[name], p.high[name] = quantile(blocks, 0.1), quantile(blocks, 0.9)
 		}
-		p.offered[name], p.inflow[name], p.outflow[name] = offered, in, out
+		p.offered[name], p.inflow[name], p.outflow[name] = speakFor(offered, offers, of), speakFor(in, ins, of), speakFor(out, outs, of)
 	}
 	for _, s := range r.workers {
 		levels(s, workerMetrics)

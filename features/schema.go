@@ -83,7 +83,7 @@ var DerivedFeatures = []Derived{
 	{"service_peer_ratio", dhalion.KindInstance, "1", "time per record over the median of its peers, on other workers where there are any, the smaller of window and recent part"},
 	{"service_seconds", dhalion.KindInstance, "s", "busy time per record"},
 	{"slow_factor", dhalion.KindInstance, "1", "how much slower it is than it should be: the smaller of the peer ratio and its geometric mean with the past ratio"},
-	{"uneven_share", dhalion.KindInstance, "1", "records taken over an even share, the smaller of window and recent part"},
+	{"uneven_share", dhalion.KindInstance, "1", "records taken over an even share of the instances whose records are known, the smaller of window and recent part; unknown where no peer's are"},
 	{"worker_others_slow_factor", dhalion.KindInstance, "1", "the median slow_factor of the other loaded instances on its worker"},
 
 	{"backlog_seconds", dhalion.KindComponent, "s", "the job's backlog_seconds, so that a rule about a component can ask for it"},

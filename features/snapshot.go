@@ -171,6 +171,7 @@ type componentState struct {
 	row       row
 	in, out   float64 // records/s of the window, all instances
 	healthy   float64
+	compared  bool // the records of two instances are known, so that shares are
 	// weights say which share of the inflow comes from which source
 	weights map[string]float64
 	// offered by source over the window, lately, and poll by poll lately
@@ -465,12 +466,14 @@ func (c *componentState) comparePeers() {
 	beside := c.beside()
 	now, elsewhere := beside.medians(column(func(i *instanceState) float64 { return i.service }))
 	lately, _ := beside.medians(column(func(i *instanceState) float64 { return i.serviceRecent }))
-	rate := mean(column(func(i *instanceState) float64 { return i.rate }))
-	rateRecent := mean(column(func(i *instanceState) float64 { return i.rateRecent }))
+	rates := column(func(i *instanceState) float64 { return i.rate })
+	recent := column(func(i *instanceState) float64 { return i.rateRecent })
+	rate, rateRecent := mean(rates), mean(recent)
+	c.compared = min(told(rates), told(recent)) > 1 // beside itself alone every share is even
 	for k, i := range c.instances {
 		i.row.set("peers_elsewhere", float64(elsewhere[k]))
 		i.row.set("service_peer_ratio", both(ratio(i.service, now[k], 0), ratio(i.serviceRecent, lately[k], 0)))
-		if n > 1 {
+		if c.compared {
 			i.row.set("uneven_share", both(ratio(i.rate, rate, 0), ratio(i.rateRecent, rateRecent, 0)))
 		}
 	}
@@ -484,13 +487,16 @@ func (c *componentState) comparePeers() {
 				continue
 			}
 			i.row.set(ofPeers, ratio(own, peers[k], peerFloor(m)))
-			sum := own
+			sum, told := own, 1
 			for o, v := range values {
 				if o != k && known(v) {
 					sum += v
+					told++
 				}
 			}
-			i.row.set(share, ratio(own*float64(n), sum, 0))
+			if told > 1 || c.spec.Parallelism == 1 {
+				i.row.set(share, ratio(own*float64(told), sum, 0))
+			}
 		}
 	}
 }

@@ -24,6 +24,17 @@ func mean(values []float64) float64 {
 	return sum / float64(n)
 }
 
+// told is how many of the values are known.
+func told(values []float64) int {
+	n := 0
+	for _, v := range values {
+		if known(v) {
+			n++
+		}
+	}
+	return n
+}
+
 // knownSorted returns the known values in ascending order, in a slice of its own.
 func knownSorted(values []float64) []float64 {
 	out := make([]float64, 0, len(values))

@@ -148,7 +148,7 @@ func (r *Reader) jobRow(snap *Snapshot, states map[string]*componentState, order
 	row.set("polls", float64(snap.Polls))
 	load, peak, smallest := nan, nan, nan
 	lag, arriving := nan, nan
-	slowest := 0.0 // s, in which the last backlog has drained; NaN: one does not
+	slowest, lost := 0.0, false // s, in which the last backlog has drained; NaN: one does not
 	for _, name := range order {
 		c := states[name]
 		if !c.source {
@@ -160,7 +160,8 @@ func (r *Reader) jobRow(snap *Snapshot, states map[string]*componentState, order
 			}
 			continue
 		}
-		waiting, drain := c.backlog()
+		waiting, drain, any := c.backlog()
+		lost = lost || any && !(known(waiting) && known(c.offeredRecent))
 		lag = addKnown(lag, waiting)
 		// A second of load is no backlog worth a word; of the others every one must
 		// drain, or the whole does not.
@@ -173,6 +174,9 @@ func (r *Reader) jobRow(snap *Snapshot, states map[string]*componentState, order
 	}
 	if math.IsInf(peak, 1) {
 		peak = nan
+	}
+	if lost {
+		lag = nan // what one source leaves lying is not known of the job
 	}
 	row.set("load_ratio", load)
 	row.set("load_ratio_peak", peak)
@@ -204,30 +208,46 @@ func (r *Reader) jobRow(snap *Snapshot, states map[string]*componentState, order
 }
 
 // backlog is what waits at a source, as what it would put out for it, and in how many
-// seconds that has drained at the present rate; NaN when it does not drain.
-func (c *componentState) backlog() (waiting, drain float64) {
-	at := map[int64]float64{}
+// seconds that has drained at the present rate; NaN when it does not drain. Of those
+// that have a lag in the window every one must have one lately, or what waits is
+// unknown; whether there are any is told. Only polls at which all of them reported are
+// compared, or one that is missing would look like records worked off.
+func (c *componentState) backlog() (waiting, drain float64, any bool) {
+	at, reported := map[int64]float64{}, map[int64]int{}
+	newest, have := 0.0, 0
 	for _, i := range c.instances {
-		perRead := i.perRead()
+		if !known(i.row.get(string(dhalion.Lag))) {
+			continue // nothing is dealt to it that it could leave lying
+		}
+		have++
+		perRead, last := i.perRead(), nan
 		for k, v := range i.series.col(dhalion.Lag, i.mid, i.hi) {
 			if known(v) {
-				at[i.series.times[i.mid+k]] += perRead * v
+				last = perRead * v
+				at[i.series.times[i.mid+k]] += last
+				reported[i.series.times[i.mid+k]]++
 			}
 		}
+		newest += last
 	}
-	if len(at) == 0 {
-		return nan, nan
-	}
+	var times []int64
 	var lags []float64
-	times := sortedKeys(at)
-	for _, t := range times {
-		lags = append(lags, at[t])
+	for _, t := range sortedKeys(at) {
+		if reported[t] == have {
+			times, lags = append(times, t), append(lags, at[t])
+		}
+	}
+	switch {
+	case have == 0:
+		return nan, nan, false
+	case len(times) == 0:
+		return newest, nan, true // each is measured at times of its own
 	}
 	waiting = lags[len(lags)-1]
 	if rate := drainRate(times, lags); rate > 0 {
-		return waiting, waiting / rate
+		return waiting, waiting / rate, true
 	}
-	return waiting, nan
+	return waiting, nan, true
 }
 
 // addKnown adds what is known; two unknowns stay unknown.
@@ -244,8 +264,7 @@ func addKnown(a, b float64) float64 {
 // drainRate is how fast a lag has fallen since it was last at its greatest, per
 // second; 0 when it has not fallen by a twentieth, which is noise. A slope over
 // all rows would still rise while a spike that has just ended is being worked
-// off. Where instances are not measured at the same times, their sum jumps and says
-// nothing of use.
+// off.
 func drainRate(times []int64, lag []float64) float64 {
 	top := 0
 	for k, v := range lag {

@@ -93,7 +93,8 @@ type training struct {
 	seed uint64
 
 	Learner string                         `json:"learner"`
-	Tried   map[string]diagnose.Assessment `json:"tried"` // by diagnose.Trials; "rules" beside
+	Tried   map[string]diagnose.Assessment `json:"tried"`             // by diagnose.Trials; "rules" beside
+	Untried []string                       `json:"untried,omitempty"` // trials for which nothing sure was left to learn from
 	Holdout *diagnose.Assessment           `json:"holdout,omitempty"`
 
 	model    *diagnose.Learned
@@ -119,7 +120,8 @@ func (t *training) train(ctx context.Context, examples []diagnose.Example, names
 		}
 		examples = in
 	}
-	trials := diagnose.Trials(examples)
+	trials, untried := diagnose.Trials(examples)
+	t.Untried = untried
 	best := math.Inf(1)
 	t.Learner = names[0]
 	var asked []diagnose.Example
@@ -210,6 +212,9 @@ func (t *training) tell(promoted bool) error {
 		if t.Tried[t.Learner].LogLoss > t.Tried["rules"].LogLoss {
 			a.printf("\nThe rules alone did better: label more incidents before you promote it.\n")
 		}
+	}
+	for _, name := range t.Untried {
+		a.printf("\nNot tried %s: of other jobs nothing was labelled for sure by then.\n", name)
 	}
 	if t.Holdout != nil {
 		a.printf("\nOn what was held out:\n\n")

@@ -57,8 +57,8 @@ type Model struct {
 type Flow struct {
 	Rate          float64 // records handled per second
 	Busy          float64 // NaN where its time per record is unknown
-	Backpressured float64 // waiting for room below
-	Idle          float64
+	Backpressured float64 // waiting for room below; NaN where it waits and Busy is
+	Idle          float64 // NaN where Busy is
 	Queue         float64 // how full its input is: 0 or 1, and at a source 0
 	Saturated     bool    // sets the pace of a source above it
 	// Offered is the busy share that it would take to handle all that arrives at the
@@ -340,9 +340,9 @@ func (s *solver) state() Steady {
 				f.Queue = 1
 			}
 			if waits[k] && !f.Saturated {
-				f.Backpressured = 1 - orZero(f.Busy)
+				f.Backpressured = 1 - f.Busy
 			}
-			f.Idle = math.Max(0, 1-orZero(f.Busy)-f.Backpressured)
+			f.Idle = math.Max(0, 1-f.Busy-f.Backpressured)
 			out[k][i] = f
 		}
 	}
@@ -366,17 +366,10 @@ func (s *solver) sourceState(n int, held bool) []Flow {
 		f := Flow{Rate: got[i], Offered: v.Arrival * v.Service, LagGrowth: v.Arrival - got[i]}
 		f.Busy = math.Min(1, got[i]*v.Service)
 		if got[i] < asked[i]*(1-even) {
-			f.Backpressured = 1 - orZero(f.Busy)
+			f.Backpressured = 1 - f.Busy
 		}
-		f.Idle = math.Max(0, 1-orZero(f.Busy)-f.Backpressured)
+		f.Idle = math.Max(0, 1-f.Busy-f.Backpressured)
 		out[i] = f
 	}
 	return out
-}
-
-func orZero(v float64) float64 {
-	if math.IsNaN(v) {
-		return 0
-	}
-	return v
 }

@@ -116,6 +116,17 @@ func TestAnUnknownTimePerRecordLimitsNothingAndStaysUnknown(t *testing.T) {
 	if !math.IsNaN(s[2][0].Busy) || !math.IsNaN(s[2][0].Offered) {
 		t.Errorf("busy %g of an instance whose time per record is unknown", s[2][0].Busy)
 	}
+	if f := s[2][0]; f.Backpressured != 0 || !math.IsNaN(f.Idle) {
+		t.Errorf("one that waits for nobody waits %g, and is idle %g of the time, which nobody knows", f.Backpressured, f.Idle)
+	}
+	m = wordCount()
+	m.Components[1].Instances[0].Service = math.NaN()
+	for i := range m.Components[2].Instances {
+		m.Components[2].Instances[i].Service *= 10 // sets the pace
+	}
+	if f := m.Steady()[1][0]; f.Queue != 1 || !math.IsNaN(f.Backpressured) || !math.IsNaN(f.Idle) {
+		t.Errorf("one that waits the rest of an unknown time: %+v", f)
+	}
 }
 
 func TestAModelThatMakesNoSenseIsRefused(t *testing.T) {

@@ -760,6 +760,9 @@ func (x *detectorYAML) learn(p *Policy, d Detector, sc scope) (*Learn, error) {
 	if l.Season > 0 && l.Season < 24*l.Window {
 		return nil, wrong("a season of %s has no 24 phases of %s or more", x.Season, l.Window)
 	}
+	if l.Season > l.Over/3 {
+		return nil, wrong("a season of %s is not learned from %s: over must be three of it or more", x.Season, l.Over)
+	}
 	return l, nil
 }
 
