@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -171,11 +172,10 @@ func (l *lesson) examples(ctx context.Context, st *store.Store, judged func()) (
 		if e.Cases == nil {
 			continue // too little was known
 		}
-		e.Family, e.Run, e.Incident = in.Family, string(l.job), in.Name
+		e.Family, e.Run = in.Family, string(l.job)
+		// Two jobs may each have an incident "1".
+		e.Incident = fmt.Sprintf("%s %s", l.job, cmp.Or(in.Name, stamp(in.Start)))
 		e.Certainty = min(e.Certainty, in.Certainty)
-		if e.Incident == "" {
-			e.Incident = fmt.Sprintf("%s %s", l.job, stamp(in.Start))
-		}
 		if in.Cause == "" {
 			e.Incident += " " + stamp(q.at) // each window in order is one of its own
 		}

@@ -46,8 +46,8 @@ func (a *app) incidentsImport() *cobra.Command {
 		Short: "Take in labels from CSV, or from what incidents export writes",
 		Long: `Take in labels. A CSV file has the columns job, cause, start and end, and may have
 target_vertex, target_subtask, target_worker, note, incident, shape or family, certainty. A row
-without a target is about the job; the cause "none" says that nothing was wrong. Rows with one
-incident belong together; jobs of one shape are alike. A file is taken in as a whole or not at
+without a target is about the job; the cause "none" says that nothing was wrong. Rows of one job
+with one incident belong together; jobs of one shape are alike. A file is taken in as a whole or not at
 all, and a second time changes nothing. The jobs' histories must be known first.`,
 		Example: "  dhalion incidents import labels.csv\n  dhalion incidents import labels.csv --engine prod --source on-call",
 		Args:    cobra.MinimumNArgs(1),
@@ -410,7 +410,7 @@ func (a *app) incidentsAdd() *cobra.Command {
 	c.Flags().StringVar(&end, "end", "", "to this `time`")
 	c.Flags().Float64Var(&certainty, "certainty", certainty, "how certain that is, above 0 to 1")
 	c.Flags().StringVar(&note, "note", "", "what else there is to say")
-	c.Flags().StringVar(&name, "incident", "", "`name` that rows of one incident share")
+	c.Flags().StringVar(&name, "incident", "", "`name` that the rows of one incident of the job share")
 	c.Flags().StringVar(&family, "family", "", "`name` that jobs of one kind share: a model is tried on kinds that it has not seen")
 	c.Flags().StringVar(&as, "as", "", "`person` who says so (default: the user)")
 	a.complete(c, "cause", causeNames()...)

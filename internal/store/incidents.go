@@ -13,9 +13,9 @@ import (
 	"github.com/dhalion-go/dhalion"
 )
 
-// Incident is a labelled stretch as it is kept. Rows of one Name are one incident;
-// Family says which jobs are alike (empty: each job is its own). An empty Cause says
-// that nothing was wrong.
+// Incident is a labelled stretch as it is kept. Rows of one Job and Name are one
+// incident; Family says which jobs are alike (empty: each job is its own). An empty
+// Cause says that nothing was wrong.
 type Incident struct {
 	ID int64 `json:"id"`
 	dhalion.Incident
