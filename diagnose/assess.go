@@ -3,13 +3,15 @@ package diagnose
 import (
 	"math"
 	"slices"
+	"time"
 
 	dhalion "github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/models"
 )
 
 // Assessment is how probabilities of labelled examples fared. Of every incident one
-// window counts, the last; of times in which nothing was wrong all.
+// window counts, the last; of times in which nothing was wrong those that have no
+// measurement in common.
 type Assessment struct {
 	LogLoss float64 `json:"log_loss"` // mean over pairs
 	// Of the log loss, 95 %, by a bootstrap of whole incidents and quiet windows.
@@ -20,7 +22,7 @@ type Assessment struct {
 	Windows          int     `json:"windows"`
 	First            int     `json:"first"` // incidents whose first diagnosis is right, at its target
 	Incidents        int     `json:"incidents"`
-	Alarms           int     `json:"alarms"` // quiet windows in which something but transient is likelier than not
+	Alarms           int     `json:"alarms"` // quiet windows, a window apart, in which something but transient is likelier than not
 	Quiet            int     `json:"quiet"`
 }
 
@@ -34,8 +36,32 @@ func (e *Example) sick() bool {
 	return false
 }
 
+// repeated are the places of quiet examples that begin within another that counts, of
+// the same run. They see the same minute, and what is counted of them as if each were
+// one of its own would be surer than it is.
+func repeated(examples []Example) map[int]bool {
+	var quiet []int
+	for i := range examples {
+		if len(examples[i].Cases) > 0 && !examples[i].sick() {
+			quiet = append(quiet, i)
+		}
+	}
+	slices.SortStableFunc(quiet, func(i, j int) int { return examples[i].At.Compare(examples[j].At) })
+	counts, out := map[string]time.Time{}, map[int]bool{}
+	for _, i := range quiet {
+		e := &examples[i]
+		if at, ok := counts[e.Run]; ok && e.At.Before(at.Add(e.Window)) {
+			out[i] = true
+			continue
+		}
+		counts[e.Run] = e.At
+	}
+	return out
+}
+
 // Assess scores probabilities, those of each example in the order of its cases.
 func Assess(examples []Example, probabilities [][]float64) Assessment {
+	again := repeated(examples)
 	last := map[string]int{}
 	for i := range examples {
 		e := &examples[i]
@@ -50,7 +76,7 @@ func Assess(examples []Example, probabilities [][]float64) Assessment {
 	for i := range examples {
 		e, p := &examples[i], probabilities[i]
 		sick := e.sick()
-		if sick && last[e.Incident] != i || len(p) == 0 {
+		if sick && last[e.Incident] != i || again[i] || len(p) == 0 {
 			continue
 		}
 		a.Windows++

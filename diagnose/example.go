@@ -36,7 +36,9 @@ type Example struct {
 	// where nobody said.
 	Magnitude string
 	At        time.Time
-	Cases     []Case
+	// Window is how far back it looks, by the policy.
+	Window time.Duration
+	Cases  []Case
 	// Holds says of each case whether its cause holds at its target: 1, 0, or NaN
 	// where the labels do not tell.
 	Holds []float64
@@ -51,7 +53,7 @@ type Example struct {
 // an incident that has begun so lately, or ended so lately, that the window may or
 // may not show it is left open; so are pairs that its labels do not speak of.
 func NewExample(r *Result, incidents []dhalion.Incident) Example {
-	e := Example{At: r.At, Cases: r.Cases(), Certainty: 1}
+	e := Example{At: r.At, Window: r.policy.Window, Cases: r.Cases(), Certainty: 1}
 	e.Holds = make([]float64, len(e.Cases))
 	chances := make([]float64, len(e.Cases)) // 0: no label says so
 	for _, in := range incidents {
