@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +23,7 @@ import (
 	"github.com/dhalion-go/dhalion/internal/store"
 	"github.com/dhalion-go/dhalion/models"
 	"github.com/dhalion-go/dhalion/plan/planfile"
+	"github.com/dhalion-go/dhalion/plan/policy"
 )
 
 func (a *app) incidentsCommand() *cobra.Command {
@@ -47,8 +49,9 @@ func (a *app) incidentsImport() *cobra.Command {
 		Long: `Take in labels. A CSV file has the columns job, cause, start and end, and may have
 target_vertex, target_subtask, target_worker, note, incident, shape or family, certainty. A row
 without a target is about the job; the cause "none" says that nothing was wrong. Rows of one job
-with one incident belong together; jobs of one shape are alike. A file is taken in as a whole or not at
-all, and a second time changes nothing. The jobs' histories must be known first.`,
+with one incident belong together; jobs of one shape are alike. A file is taken in as a whole or
+not at all, and a second time changes nothing. The jobs' histories must be known first, and a
+label's target must be one at which its cause is judged, and that the job had then.`,
 		Example: "  dhalion incidents import labels.csv\n  dhalion incidents import labels.csv --engine prod --source on-call",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -182,6 +185,9 @@ func (l *labelReader) json(data []byte) ([]store.Incident, error) {
 		if err == nil {
 			err = cmp.Or(check(all[i]), l.known(all[i].Job))
 		}
+		if err == nil {
+			err = l.there(all[i])
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s:%d: incident %d: %w", l.name, 1+bytes.Count(data[:at], []byte("\n")), i+1, err)
 		}
@@ -203,6 +209,93 @@ func check(in store.Incident) error {
 		return fmt.Errorf("its certainty %v is not above 0 and at most 1", in.Certainty)
 	case in.Source == "":
 		return errors.New("it does not say where it comes from")
+	}
+	return misplaced(in)
+}
+
+// misplaced says that a label's cause is not judged at its kind of target: no pair
+// would ever be the label's, and the one that was meant would be learned as wrong.
+func misplaced(in store.Incident) error {
+	kinds := policy.Kinds[in.Cause]
+	if in.Cause == "" || slices.Contains(kinds, in.Target.Kind) {
+		return nil
+	}
+	names := map[dhalion.TargetKind]string{dhalion.KindJob: "the job", dhalion.KindComponent: "a component", dhalion.KindInstance: "an instance", dhalion.KindWorker: "a worker"}
+	var at []string
+	for _, kind := range kinds {
+		at = append(at, names[kind])
+	}
+	return fmt.Errorf("%s holds at %s, and not at %s", in.Cause, strings.Join(at, " or "), names[in.Target.Kind])
+}
+
+// hosts are what a job had during a label: how many instances of each component, and
+// the workers that they were on. What is not known of it is empty.
+type hosts struct {
+	instances map[string]int
+	workers   map[string]bool
+}
+
+// hosts asks the topologies that were in force; rows of measurements, too, where there
+// were none, or where asked for, since they say of workers what a topology may not.
+func (l *labelReader) hosts(in store.Incident, rows bool) (hosts, error) {
+	h := hosts{map[string]int{}, map[string]bool{}}
+	topologies, err := l.st.Topologies(l.ctx, in.Job, in.Start, in.End)
+	if err != nil {
+		return h, err
+	}
+	for _, t := range topologies {
+		for _, c := range t.Components {
+			h.instances[c.Name] = max(h.instances[c.Name], c.Parallelism)
+		}
+		for _, p := range t.Placement {
+			h.workers[p.Worker] = true
+		}
+	}
+	defer delete(h.workers, "") // not known
+	if len(topologies) > 0 && !rows {
+		return h, nil
+	}
+	measured, err := l.st.History(l.ctx, in.Job, in.Start, in.End)
+	if err != nil {
+		return h, err
+	}
+	for _, t := range measured.Tables {
+		for _, s := range t.Spans() {
+			if c := s.Target.Component; c != "" && len(topologies) == 0 {
+				h.instances[c] = max(h.instances[c], s.Target.Instance+1)
+			}
+			if s.Target.Kind == dhalion.KindInstance {
+				for row := s.Start; row < s.End; row++ {
+					h.workers[t.Worker(row)] = true
+				}
+			}
+		}
+	}
+	return h, nil
+}
+
+// there says that a job did not have a label's target then. What is not known is
+// believed.
+func (l *labelReader) there(in store.Incident) error {
+	if in.Cause == "" || in.Target.Kind == dhalion.KindJob {
+		return nil
+	}
+	worker := in.Target.Worker
+	h, err := l.hosts(in, false)
+	if err == nil && worker != "" && !h.workers[worker] {
+		h, err = l.hosts(in, true)
+	}
+	if err != nil {
+		return err
+	}
+	n, known := h.instances[in.Target.Component]
+	switch {
+	case worker != "" && len(h.workers) > 0 && !h.workers[worker]:
+		return fmt.Errorf("job %s had no worker %q then: there were %s", in.Job, worker, strings.Join(slices.Sorted(maps.Keys(h.workers)), ", "))
+	case worker == "" && len(h.instances) > 0 && !known:
+		return fmt.Errorf("job %s had no component %q then: there were %s", in.Job, in.Target.Component, strings.Join(slices.Sorted(maps.Keys(h.instances)), ", "))
+	case worker == "" && known && in.Target.Instance >= n:
+		return fmt.Errorf("%s of job %s had %s then, numbered from 0", in.Target.Component, in.Job, plural(n, "instance"))
 	}
 	return nil
 }
@@ -286,7 +379,19 @@ func (l *labelReader) row(get func(column string) string) (in store.Incident, co
 	if in.Target, column, err = l.target(in, get("target_vertex"), get("target_subtask"), get("target_worker")); err != nil {
 		return in, column, err
 	}
-	return in, "start", check(in)
+	if err := misplaced(in); err != nil {
+		return in, "cause", err
+	}
+	if err := check(in); err != nil {
+		return in, "start", err
+	}
+	column = "target_vertex"
+	if in.Target.Kind == dhalion.KindWorker {
+		column = "target_worker"
+	} else if in.Target.Kind == dhalion.KindInstance {
+		column = "target_subtask"
+	}
+	return in, column, l.there(in)
 }
 
 func (l *labelReader) target(in store.Incident, vertex, subtask, worker string) (dhalion.Target, string, error) {
@@ -382,6 +487,9 @@ func (a *app) incidentsAdd() *cobra.Command {
 					}
 					if err := check(in); err != nil {
 						return usagef("%s", err)
+					}
+					if err := l.there(in); err != nil {
+						return usagef("--target: %s", err)
 					}
 					all = append(all, in)
 				}
