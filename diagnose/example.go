@@ -47,6 +47,11 @@ type Example struct {
 	Chances []float64
 	// Certainty is that of the labels, 0 to 1.
 	Certainty float64
+	// Stray is a label that the window shows and that none of its pairs is of: the target
+	// is none at which the cause is judged, or was not there at that time. Which of the
+	// pairs hold is not known then, and there are no Cases: the window teaches nothing,
+	// and is no measure. nil: there is no such label.
+	Stray *dhalion.Incident
 }
 
 // NewExample is what a judged window teaches, given the job's incidents. A pair of
@@ -63,6 +68,9 @@ func NewExample(r *Result, incidents []dhalion.Incident) Example {
 		shown := !r.At.Before(in.Start.Add(Shows)) && !r.At.After(in.End)
 		if shown {
 			e.Certainty = math.Min(e.Certainty, in.Certainty)
+			if len(e.Cases) > 0 && !slices.ContainsFunc(e.Cases, func(c Case) bool { return speaksOf(in, c.Pair) == 1 }) {
+				return Example{At: e.At, Window: e.Window, Certainty: e.Certainty, Stray: &in}
+			}
 		}
 		for i, c := range e.Cases {
 			switch same := speaksOf(in, c.Pair); {

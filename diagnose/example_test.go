@@ -89,6 +89,46 @@ func TestWhatMostLikelyDidNotHoldTeachesThatItDidNot(t *testing.T) {
 	}
 }
 
+func TestAWindowOfALabelThatNoPairIsOfTeachesNothing(t *testing.T) {
+	p, err := loadDefault()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fault := faults[0]
+	j := twinJob{model: wordCount(), noise: .05, seed: 1}
+	j.change = func(m *twin.Model) { fault.change(m, 3) }
+	r, err := diagnose.Evaluate(j.history(), twinStart.Add(twinAsked), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	label := dhalion.Incident{Job: jobOfTwin, Target: fault.holds.Target, Cause: fault.holds.Cause, Start: twinStart.Add(twinHealthy), End: twinStart.Add(twinAsked), Certainty: 1}
+	at := func(target dhalion.Target) dhalion.Incident {
+		in := label
+		in.Target = target
+		return in
+	}
+	gone := at(dhalion.InstanceTarget(jobOfTwin, "counter", 99))
+	for name, c := range map[string]struct {
+		labels []dhalion.Incident
+		stray  bool
+	}{
+		"of the pair":                     {[]dhalion.Incident{label}, false},
+		"of the job":                      {[]dhalion.Incident{at(dhalion.JobTarget(jobOfTwin))}, true},
+		"of an instance that is not":      {[]dhalion.Incident{gone}, true},
+		"of the pair and of one that not": {[]dhalion.Incident{label, gone}, true},
+	} {
+		e := diagnose.NewExample(r, c.labels)
+		if stray := e.Stray != nil; stray != c.stray || stray != (len(e.Cases) == 0) || len(e.Cases) != len(e.Holds) {
+			t.Errorf("%s: stray is %v, and there are %d pairs", name, e.Stray, len(e.Cases))
+		}
+	}
+	// One that the window is too early to show leaves the window as it is.
+	gone.Start = twinStart.Add(twinAsked - diagnose.Shows/2)
+	if e := diagnose.NewExample(r, []dhalion.Incident{label, gone}); e.Stray != nil || len(e.Cases) == 0 {
+		t.Errorf("not yet shown: stray is %v, and there are %d pairs", e.Stray, len(e.Cases))
+	}
+}
+
 func TestWindowsOfOneIncidentAreNotEnoughToLearnFrom(t *testing.T) {
 	p, err := loadDefault()
 	if err != nil {

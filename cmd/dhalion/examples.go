@@ -33,6 +33,7 @@ type lesson struct {
 	incidents []store.Incident
 	held      []dhalion.Incident // those with a cause
 	questions []question
+	left      []leftOut
 }
 
 // question is one window that is learned from.
@@ -57,8 +58,9 @@ func labels(ctx context.Context, st *store.Store, noOutcomes bool) ([]store.Inci
 	return all, nil
 }
 
-// examples are the windows of incidents, judged by the rules, in their order by job.
-func (a *app) examples(ctx context.Context, st *store.Store, f judgeFlags, incidents []store.Incident) ([]diagnose.Example, error) {
+// examples are the windows of incidents, judged by the rules, in their order by job,
+// and the labels that are left out.
+func (a *app) examples(ctx context.Context, st *store.Store, f judgeFlags, incidents []store.Incident) ([]diagnose.Example, []leftOut, error) {
 	byJob := map[dhalion.JobID][]store.Incident{}
 	for _, in := range incidents {
 		byJob[in.Job] = append(byJob[in.Job], in)
@@ -68,7 +70,7 @@ func (a *app) examples(ctx context.Context, st *store.Store, f judgeFlags, incid
 	for _, job := range slices.Sorted(maps.Keys(byJob)) {
 		of, err := a.forJob(f, job)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		l := newLesson(job, of.loaded, byJob[job])
 		jobs, total = append(jobs, l), total+len(l.questions)
@@ -77,6 +79,7 @@ func (a *app) examples(ctx context.Context, st *store.Store, f judgeFlags, incid
 	defer end()
 	done := 0
 	var out []diagnose.Example
+	var left []leftOut
 	for _, l := range jobs {
 		some, err := l.examples(ctx, st, func() {
 			if done++; progress != nil {
@@ -84,14 +87,17 @@ func (a *app) examples(ctx context.Context, st *store.Store, f judgeFlags, incid
 			}
 		})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		out = append(out, some...)
+		out, left = append(out, some...), append(left, l.left...)
+	}
+	if len(out) == 0 && len(left) > 0 {
+		return nil, nil, hinted(fmt.Errorf("%s: none of the labels can be learned from, or judged by", left[0].words()), "label what lasted longer, at a target at which its cause is judged")
 	}
 	if len(out) == 0 {
-		return nil, hinted(errors.New("nothing is known of the times of the incidents"), "ingest the histories that the labels are about")
+		return nil, nil, hinted(errors.New("nothing is known of the times of the incidents"), "ingest the histories that the labels are about")
 	}
-	return diagnose.OneFamilyARun(out), nil
+	return diagnose.OneFamilyARun(out), left, nil
 }
 
 // newLesson works out the windows of a job's incidents; no time is asked twice.
@@ -107,6 +113,9 @@ func newLesson(job dhalion.JobID, pol *policy.Policy, incidents []store.Incident
 		first, step := in.Start.Add(diagnose.Shows+learnEvery), learnEvery
 		if in.Cause == "" {
 			first, step = in.Start.Add(pol.Window), learnQuietEvery
+		}
+		if first.After(in.End) {
+			l.left = leaveOut(l.left, in.Incident, tooShort, 0)
 		}
 		for at := first; !at.After(in.End); at = at.Add(step) {
 			if asked[at] || in.Cause == "" && recent(l.held, at) {
@@ -169,8 +178,11 @@ func (l *lesson) examples(ctx context.Context, st *store.Store, judged func()) (
 	var out []diagnose.Example
 	for _, q := range l.questions {
 		e, in := all[q.n], l.incidents[q.incident]
+		if e.Stray != nil {
+			l.left = leaveOut(l.left, *e.Stray, notJudged, 1)
+		}
 		if e.Cases == nil {
-			continue // too little was known
+			continue // too little was known, or it is left out
 		}
 		e.Family, e.Run = in.Family, string(l.job)
 		// Two jobs may each have an incident "1".

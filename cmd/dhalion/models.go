@@ -449,7 +449,7 @@ incidents that it was trained on the score says little: leave a family out of tr
 						return cmp.Or(a.Start.Compare(b.Start), a.End.Compare(b.End), cmp.Compare(a.Cause, b.Cause))
 					})
 				}
-				examples, err := a.examples(ctx, st, f, incidents)
+				examples, left, err := a.examples(ctx, st, f, incidents)
 				if err != nil {
 					return fmt.Errorf("evaluate-model: %w", err)
 				}
@@ -458,6 +458,9 @@ incidents that it was trained on the score says little: leave a family out of tr
 					if len(examples) == 0 {
 						return usagef("--family %q is no family and no job of the labelled incidents", family)
 					}
+					left = slices.DeleteFunc(left, func(l leftOut) bool {
+						return !slices.ContainsFunc(examples, func(e diagnose.Example) bool { return e.Run == string(l.Job) })
+					})
 				}
 				if examples = sure(examples); len(examples) == 0 {
 					return errors.New("evaluate-model: none of the labels is sure, and the others are no measure")
@@ -470,9 +473,11 @@ incidents that it was trained on the score says little: leave a family out of tr
 					return a.writeJSON(struct {
 						Model  string                         `json:"model"`
 						Scores map[string]diagnose.Assessment `json:"scores"`
-					}{m.ID, scores})
+						Left   []leftOut                      `json:"left_out"`
+					}{m.ID, scores, list(left)})
 				}
 				a.assessments(scores)
+				a.leftOut(left)
 				return nil
 			})
 		},

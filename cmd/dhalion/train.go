@@ -55,11 +55,11 @@ longer. A family more is a fit of everything more.`,
 				if err != nil {
 					return fmt.Errorf("train: %w", err)
 				}
-				examples, err := a.examples(ctx, st, f, incidents)
+				examples, left, err := a.examples(ctx, st, f, incidents)
 				if err != nil {
 					return fmt.Errorf("train: %w", err)
 				}
-				t := training{app: a, seed: seed, Tried: map[string]diagnose.Assessment{}}
+				t := training{app: a, seed: seed, Tried: map[string]diagnose.Assessment{}, Left: list(left)}
 				if err := t.train(ctx, examples, names, holdout); err != nil {
 					return err
 				}
@@ -96,6 +96,7 @@ type training struct {
 	Tried   map[string]diagnose.Assessment `json:"tried"`             // by diagnose.Trials; "rules" beside
 	Untried []string                       `json:"untried,omitempty"` // trials for which nothing sure was left to learn from
 	Holdout *diagnose.Assessment           `json:"holdout,omitempty"`
+	Left    []leftOut                      `json:"left_out"`
 
 	model    *diagnose.Learned
 	artefact []byte
@@ -220,6 +221,7 @@ func (t *training) tell(promoted bool) error {
 		a.printf("\nOn what was held out:\n\n")
 		a.assessments(map[string]diagnose.Assessment{t.Learner: *t.Holdout})
 	}
+	a.leftOut(t.Left)
 	if !promoted {
 		a.next([2]string{command("diagnose", "JOB", "--model", t.model.ID), "try it"}, [2]string{command("models", "promote", t.model.ID), "make it the active one"})
 	}
