@@ -88,8 +88,9 @@ type TrainOptions struct {
 	Progress func(done, of int)
 }
 
-// leastIncidents is how many incidents of a cause it takes to learn it.
-const leastIncidents = 4
+// LeastIncidents is how many incidents of a cause, at a kind of target, it takes to
+// learn it.
+const LeastIncidents = 4
 
 // Train learns from examples. What the classifiers say of an example, by which the
 // fusion learns how far to trust them, comes from classifiers that have seen nothing
@@ -297,13 +298,46 @@ func Inputs(c Case) []float64 {
 	return x
 }
 
+// incidentsOf is in how many incidents rows hold.
+func incidentsOf(rows []exampleRow) int {
+	held := map[string]bool{}
+	for _, r := range rows {
+		if r.holds == 1 && r.likely {
+			held[r.incident] = true
+		}
+	}
+	return len(held)
+}
+
+// Lesson is how many incidents there are of a cause at a kind of target.
+type Lesson struct {
+	Cause     dhalion.Cause      `json:"cause"`
+	Kind      dhalion.TargetKind `json:"kind"`
+	Incidents int                `json:"incidents"`
+}
+
+// Lessons are those that examples have incidents for, in order of cause and kind. From
+// LeastIncidents on there is a classifier. Failing is none: it is not learned.
+func Lessons(examples []Example) []Lesson {
+	rows := map[seat][]exampleRow{}
+	for _, r := range rowsOf(examples) {
+		rows[seatOf(r.Pair)] = append(rows[seatOf(r.Pair)], r)
+	}
+	var out []Lesson
+	for _, s := range seats() {
+		if n := incidentsOf(rows[s]); n > 0 && s.Cause != dhalion.Failing {
+			out = append(out, Lesson{s.Cause, s.Kind, n})
+		}
+	}
+	return out
+}
+
 // tableOf is the data of a seat's rows, nil where there is too little to learn from.
 func tableOf(s seat, columns []int, rows []exampleRow) *models.Data {
 	d := &models.Data{Classes: 2}
 	for _, i := range columns {
 		d.Names = append(d.Names, features.JudgingSchema(s.Kind).Names[i])
 	}
-	held := map[string]bool{}
 	var weight float64
 	for _, r := range rows {
 		for _, i := range columns {
@@ -313,11 +347,8 @@ func tableOf(s seat, columns []int, rows []exampleRow) *models.Data {
 		d.Weight = append(d.Weight, r.weight)
 		weight += r.weight
 		d.Rows++
-		if r.holds == 1 && r.likely {
-			held[r.incident] = true
-		}
 	}
-	if len(held) < leastIncidents || s.Cause == dhalion.Failing {
+	if incidentsOf(rows) < LeastIncidents || s.Cause == dhalion.Failing {
 		return nil // failing is a count of outages by definition: there is nothing to learn
 	}
 	// Learners count rows: weights of mean one keep what they ask of a leaf.

@@ -152,10 +152,14 @@ func (a *app) modelsShow() *cobra.Command {
 						About      diagnose.About    `json:"about"`
 						Judges     []string          `json:"judges"`
 						Promotions []store.Promotion `json:"promotions"`
-					}{m.ID, diagnose.Schema(), told(m.About), m.Judges(), list(promotions)})
+					}{m.ID, diagnose.Schema(), told(m.About), list(m.Judges()), list(promotions)})
 				}
 				a.printf("Model %s, a %s (seed %d), of %d incidents and %d windows of %s.\n", m.ID, m.About.Learner, m.About.Seed, m.About.Incidents, m.About.Windows, strings.Join(m.About.Families, ", "))
-				a.printf("Data %.12s, vectors of schema %.12s. It judges %s.\n", m.About.Data, diagnose.Schema(), strings.Join(m.Judges(), ", "))
+				judges := "It has learned no cause."
+				if of := m.Judges(); len(of) > 0 {
+					judges = "It judges " + strings.Join(of, ", ") + "."
+				}
+				a.printf("Data %.12s, vectors of schema %.12s. %s\n", m.About.Data, diagnose.Schema(), judges)
 				a.sideBySide([]string{m.ID}, []diagnose.About{told(m.About)})
 				for _, p := range promotions {
 					a.printf("%s  made active by %s %s\n", when(p.At), plain(p.Person), plain(p.Note))

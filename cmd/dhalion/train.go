@@ -66,12 +66,18 @@ longer. A family more is a fit of everything more.`,
 				if _, err := st.SaveModel(ctx, t.model.ID, t.artefact, t.model.About, diagnose.Schema(), a.named(as), note, a.now()); err != nil {
 					return err
 				}
-				if promote {
+				if promote && len(t.Judges) > 0 {
 					if _, err := st.Promote(ctx, t.model.ID, a.named(as), note, a.now()); err != nil {
 						return err
 					}
 				}
-				return t.tell(promote)
+				if err := t.tell(promote && len(t.Judges) > 0); err != nil {
+					return err
+				}
+				if promote && len(t.Judges) == 0 {
+					return hinted(fmt.Errorf("train: model %s has learned no cause, and is not promoted", t.model.ID), "each takes %d incidents", diagnose.LeastIncidents)
+				}
+				return nil
 			})
 		},
 	}
@@ -97,9 +103,12 @@ type training struct {
 	Untried []string                       `json:"untried,omitempty"` // trials for which nothing sure was left to learn from
 	Holdout *diagnose.Assessment           `json:"holdout,omitempty"`
 	Left    []leftOut                      `json:"left_out"`
+	Judges  []string                       `json:"judges"`  // causes that it has classifiers for
+	TooFew  []diagnose.Lesson              `json:"too_few"` // what there are incidents of, and too few
 
 	model    *diagnose.Learned
 	artefact []byte
+	learning bool // some trial had enough to learn a cause from
 }
 
 func (t *training) train(ctx context.Context, examples []diagnose.Example, names []string, holdout string) error {
@@ -121,6 +130,18 @@ func (t *training) train(ctx context.Context, examples []diagnose.Example, names
 		}
 		examples = in
 	}
+	learnable := false
+	t.TooFew = []diagnose.Lesson{}
+	for _, l := range diagnose.Lessons(diagnose.OneFamilyARun(examples)) {
+		if l.Incidents < diagnose.LeastIncidents {
+			t.TooFew = append(t.TooFew, l)
+		} else {
+			learnable = true
+		}
+	}
+	if !learnable {
+		names = names[:1] // without a classifier all learners give the same
+	}
 	trials, untried := diagnose.Trials(examples)
 	t.Untried = untried
 	best := math.Inf(1)
@@ -141,6 +162,7 @@ func (t *training) train(ctx context.Context, examples []diagnose.Example, names
 			if err != nil {
 				return err
 			}
+			t.learning = t.learning || len(m.Judges()) > 0
 			p = append(p, each(trial.Asked, m.Probabilities)...)
 		}
 		t.Tried[name] = diagnose.Assess(asked, p)
@@ -153,6 +175,7 @@ func (t *training) train(ctx context.Context, examples []diagnose.Example, names
 		return err
 	}
 	t.model.About.Metrics = t.Tried[t.Learner].Metrics()
+	t.Judges = list(t.model.Judges())
 	if holdout != "" {
 		score := diagnose.Assess(out, each(out, t.model.Probabilities))
 		t.Holdout = &score
@@ -200,6 +223,7 @@ func (t *training) tell(promoted bool) error {
 		}{t.model.ID, t.model.About, promoted, t})
 	}
 	a.printf("Model %s, a %s: %d incidents, %d windows of %s.\n\n", t.model.ID, t.Learner, t.model.About.Incidents, t.model.About.Windows, strings.Join(t.model.About.Families, ", "))
+	a.printf("%s\n\n", wrap(plain(t.learned()), a.width(), ""))
 	switch {
 	case len(t.Tried) == 0:
 		a.printf("It was tried on nothing: there is a single incident, or what is labelled for sure is all of one time.\n")
@@ -210,7 +234,10 @@ func (t *training) tell(promoted bool) error {
 	}
 	if len(t.Tried) > 0 {
 		a.assessments(t.Tried)
-		if t.Tried[t.Learner].LogLoss > t.Tried["rules"].LogLoss {
+		if len(t.Judges) > 0 && !t.learning {
+			a.printf("\nIn no trial were there enough incidents of a cause to learn it before: all learners are alike.\n")
+		}
+		if len(t.Judges) > 0 && t.Tried[t.Learner].LogLoss > t.Tried["rules"].LogLoss {
 			a.printf("\nThe rules alone did better: label more incidents before you promote it.\n")
 		}
 	}
@@ -222,10 +249,33 @@ func (t *training) tell(promoted bool) error {
 		a.assessments(map[string]diagnose.Assessment{t.Learner: *t.Holdout})
 	}
 	a.leftOut(t.Left)
-	if !promoted {
+	switch {
+	case len(t.Judges) == 0:
+		a.next([2]string{"dhalion incidents import labels.csv", "label more"})
+	case !promoted:
 		a.next([2]string{command("diagnose", "JOB", "--model", t.model.ID), "try it"}, [2]string{command("models", "promote", t.model.ID), "make it the active one"})
 	}
 	return nil
+}
+
+// learned says what the model has learned, and what it has not.
+func (t *training) learned() string {
+	var few []string
+	for _, l := range t.TooFew {
+		few = append(few, fmt.Sprintf("%s at %ss (%d)", l.Cause, l.Kind, l.Incidents))
+	}
+	text := "It has learned " + strings.Join(t.Judges, ", ") + "."
+	if len(few) > 0 {
+		text += fmt.Sprintf(" There are too few incidents, of %d that it takes, of %s.", diagnose.LeastIncidents, strings.Join(few, ", "))
+	}
+	if len(t.Judges) > 0 {
+		return text
+	}
+	text = fmt.Sprintf("It has learned no cause: each takes %d incidents at a kind of target", diagnose.LeastIncidents)
+	if len(few) > 0 {
+		text += ", and there are " + strings.Join(few, ", ")
+	}
+	return text + ". It only says how far to trust the rules and the simulation; promoted, it would take the place of a model that knows causes, as the program's own does, and what that one has learned would be lost."
 }
 
 func (a *app) assessments(all map[string]diagnose.Assessment) {
