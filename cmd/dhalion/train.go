@@ -130,6 +130,14 @@ func (t *training) train(ctx context.Context, examples []diagnose.Example, names
 		}
 		examples = in
 	}
+	if !slices.ContainsFunc(examples, certain) {
+		what := "none of the labels is certain (1)"
+		if holdout != "" {
+			what += " without what is held out"
+		}
+		return hinted(fmt.Errorf("train: %s, and from others nobody learns how far to trust the rules, the classifiers and the simulation", what),
+			"label what somebody knows, with --certainty 1: dhalion incidents add --help")
+	}
 	learnable := false
 	t.TooFew = []diagnose.Lesson{}
 	for _, l := range diagnose.Lessons(diagnose.OneFamilyARun(examples)) {
@@ -209,8 +217,10 @@ func each(examples []diagnose.Example, ask func([]diagnose.Case) []float64) [][]
 // sure are the examples that a model may be scored by: a judged outcome is what a plan
 // thought of itself.
 func sure(examples []diagnose.Example) []diagnose.Example {
-	return slices.DeleteFunc(examples, func(e diagnose.Example) bool { return e.Certainty < 1 })
+	return slices.DeleteFunc(examples, func(e diagnose.Example) bool { return !certain(e) })
 }
+
+func certain(e diagnose.Example) bool { return e.Certainty >= 1 }
 
 func (t *training) tell(promoted bool) error {
 	a := t.app
