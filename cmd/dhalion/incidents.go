@@ -468,6 +468,9 @@ func (a *app) incidentsAdd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if len(causes) > 1 && slices.Contains(causes, "none") {
+				return usagef("--cause none says that nothing was wrong, and stands alone")
+			}
 			return a.withStore(cmd.Context(), func(ctx context.Context, st *store.Store) error {
 				job, err := findJob(ctx, st, args[0])
 				if err != nil {
@@ -482,7 +485,7 @@ func (a *app) incidentsAdd() *cobra.Command {
 							return err
 						}
 					}
-					if in.Target, err = l.given(job, target); err != nil {
+					if in.Target, err = l.given(in, target); err != nil {
 						return err
 					}
 					if err := check(in); err != nil {
@@ -513,7 +516,7 @@ func (a *app) incidentsAdd() *cobra.Command {
 		},
 	}
 	c.Flags().StringSliceVar(&causes, "cause", nil, "`cause` that held, or none; may be repeated")
-	c.Flags().StringVar(&target, "target", "job", "where: count, 'count[2]', worker:tm-1 or job")
+	c.Flags().StringVar(&target, "target", "job", "where: count, 'count[2]', tm-1 (worker:tm-1 where a component is called so) or job")
 	c.Flags().StringVar(&start, "start", "", "from this `time`")
 	c.Flags().StringVar(&end, "end", "", "to this `time`")
 	c.Flags().Float64Var(&certainty, "certainty", certainty, "how certain that is, above 0 to 1")
@@ -533,27 +536,45 @@ func causeNames() []string {
 	return names
 }
 
-// given is the target that a flag names.
-func (l *labelReader) given(job dhalion.JobID, text string) (dhalion.Target, error) {
-	if text == "" || text == "job" {
-		return dhalion.JobTarget(job), nil
+// workerNamed is the worker that a person means by worker:tm-1, or as it is printed.
+func workerNamed(text string) (string, bool) {
+	for _, prefix := range []string{"worker:", "worker "} {
+		if w, ok := strings.CutPrefix(text, prefix); ok && w != "" {
+			return w, true
+		}
 	}
-	if w, ok := strings.CutPrefix(text, "worker:"); ok && w != "" {
-		return dhalion.WorkerTarget(job, w), nil
+	return "", false
+}
+
+// given is the target of a label that a flag names. A bare name is a worker's where the
+// cause is a worker's, or where the job had such a worker and has no such component.
+func (l *labelReader) given(in store.Incident, text string) (dhalion.Target, error) {
+	if text == "" || text == "job" {
+		return dhalion.JobTarget(in.Job), nil
+	}
+	w, ok := workerNamed(text)
+	if kinds := policy.Kinds[in.Cause]; !ok && len(kinds) == 1 && kinds[0] == dhalion.KindWorker {
+		w, ok = text, true
+	}
+	if ok {
+		return dhalion.WorkerTarget(in.Job, w), nil
 	}
 	name, index, instance := strings.Cut(strings.TrimSuffix(text, "]"), "[")
-	component, err := l.component(job, name)
+	component, err := l.component(in.Job, name)
 	if err != nil {
+		if h, herr := l.hosts(in, true); herr == nil && h.workers[text] {
+			return dhalion.WorkerTarget(in.Job, text), nil
+		}
 		return dhalion.Target{}, usagef("--target: %s", err)
 	}
 	if !instance {
-		return dhalion.ComponentTarget(job, component), nil
+		return dhalion.ComponentTarget(in.Job, component), nil
 	}
 	n, err := strconv.Atoi(index)
 	if err != nil || n < 0 {
 		return dhalion.Target{}, usagef("--target %q: %q is no instance's number", text, index)
 	}
-	return dhalion.InstanceTarget(job, component, n), nil
+	return dhalion.InstanceTarget(in.Job, component, n), nil
 }
 
 func (a *app) incidentsList() *cobra.Command {
@@ -566,10 +587,12 @@ func (a *app) incidentsList() *cobra.Command {
 		Args:              atMostOne,
 		ValidArgsFunction: a.completeJob(),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f := store.IncidentFilter{Source: source}
+			f := store.IncidentFilter{Source: source, InOrder: cause == "none"}
 			var err error
-			if f.Cause, err = parseCause(cause); err != nil {
-				return err
+			if !f.InOrder {
+				if f.Cause, err = parseCause(cause); err != nil {
+					return err
+				}
 			}
 			if limit < 0 {
 				return usagef("--limit %d is negative", limit)
@@ -601,10 +624,10 @@ func (a *app) incidentsList() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVar(&cause, "cause", "", "only this `cause`")
+	c.Flags().StringVar(&cause, "cause", "", "only this `cause`, or none")
 	c.Flags().StringVar(&source, "source", "", "only what comes from there, or from what begins so: outcome, import, by hand")
 	c.Flags().IntVar(&limit, "limit", limit, "at most so many; 0: all")
-	a.complete(c, "cause", causeNames()[1:]...)
+	a.complete(c, "cause", causeNames()...)
 	return c
 }
 

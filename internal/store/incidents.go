@@ -27,9 +27,10 @@ type Incident struct {
 
 // IncidentFilter says which incidents are wanted; an empty field does not restrict.
 type IncidentFilter struct {
-	Job    dhalion.JobID
-	Cause  dhalion.Cause
-	Source string // the whole of it, or its beginning
+	Job     dhalion.JobID
+	Cause   dhalion.Cause
+	InOrder bool   // only those that say that nothing was wrong
+	Source  string // the whole of it, or its beginning
 }
 
 // AddIncidents stores incidents, all or none, and returns how many were not known
@@ -91,9 +92,9 @@ func scanIncident(row pgx.CollectableRow) (in Incident, err error) {
 func (s *Store) Incidents(ctx context.Context, f IncidentFilter, limit int) ([]Incident, error) {
 	rows, err := s.pool.Query(ctx, `
 		SELECT `+incidentColumns+` FROM incidents
-		WHERE ($1 = '' OR job = $1) AND ($2 = '' OR cause = $2) AND ($3 = '' OR source = $3 OR source LIKE $5 ESCAPE '\')
+		WHERE ($1 = '' OR job = $1) AND ($2 = '' OR cause = $2) AND (NOT $6 OR cause = '') AND ($3 = '' OR source = $3 OR source LIKE $5 ESCAPE '\')
 		ORDER BY job COLLATE "C", start_time, end_time, cause COLLATE "C", target::text COLLATE "C", source COLLATE "C", id LIMIT nullif($4::bigint, 0)`,
-		f.Job, f.Cause, f.Source, limit, strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(f.Source)+"%")
+		f.Job, f.Cause, f.Source, limit, strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(f.Source)+"%", f.InOrder)
 	if err != nil {
 		return nil, fmt.Errorf("store: list incidents: %w", err)
 	}
