@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -68,7 +70,7 @@ func idOf(m *diagnose.Learned) string {
 	return m.ID
 }
 
-// loadModel is the model that a flag names, nil for none.
+// loadModel is the model that a flag or argument names, nil for none.
 func loadModel(name string) (*diagnose.Learned, error) {
 	switch name {
 	case "", noModel:
@@ -77,12 +79,15 @@ func loadModel(name string) (*diagnose.Learned, error) {
 		return ownModel()
 	}
 	data, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, hinted(fmt.Errorf("there is no model %q: it is no file, no id or its beginning, and none of default, active, none", name), "dhalion models list")
+	}
 	if err != nil {
-		return nil, hinted(fmt.Errorf("--model: %w", err), "--model default takes the one that comes with the program")
+		return nil, fmt.Errorf("model: %w", err)
 	}
 	m, err := diagnose.Decode(data)
 	if err != nil {
-		return nil, fmt.Errorf("--model %s: %w", name, err)
+		return nil, fmt.Errorf("model %s: %w", name, err)
 	}
 	return m, nil
 }

@@ -281,9 +281,13 @@ func (a *app) modelsPromote() *cobra.Command {
 				if m == nil {
 					return usagef("%s is no model; models rollback takes a promotion back", args[0])
 				}
-				id, err := st.Promote(ctx, m.ID, a.named(as), note, a.now())
+				id, changed, err := st.Promote(ctx, m.ID, a.named(as), note, a.now())
 				if err != nil {
 					return err
+				}
+				if !changed && !a.json() {
+					a.printf("Model %s is active already.\n", id)
+					return nil
 				}
 				return a.nowActive(id)
 			})

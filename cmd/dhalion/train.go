@@ -67,7 +67,7 @@ longer. A family more is a fit of everything more.`,
 					return err
 				}
 				if promote && len(t.Judges) > 0 {
-					if _, err := st.Promote(ctx, t.model.ID, a.named(as), note, a.now()); err != nil {
+					if _, _, err := st.Promote(ctx, t.model.ID, a.named(as), note, a.now()); err != nil {
 						return err
 					}
 				}

@@ -67,7 +67,7 @@ func filled(t *testing.T) (*Store, string) {
 	if _, err := s.SaveModel(ctx, "0123456789ab", []byte("artefact"), map[string]int{"n": 1}, strings.Repeat("0a", 32), "ann", "", noon); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Promote(ctx, "0123456789ab", "ann", "", noon); err != nil {
+	if _, _, err := s.Promote(ctx, "0123456789ab", "ann", "", noon); err != nil {
 		t.Fatal(err)
 	}
 	return s, url

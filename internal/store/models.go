@@ -134,17 +134,27 @@ func (s *Store) Promotions(ctx context.Context) ([]Promotion, error) {
 	return all, nil
 }
 
-// Promote makes a model the active one. It returns *NotFoundError.
-func (s *Store) Promote(ctx context.Context, ref, person, note string, now time.Time) (id string, err error) {
+// Promote makes a model the active one; of the one that is active already changed is
+// false, and nothing is noted: to take a promotion back shall bring another model. It
+// returns *NotFoundError.
+func (s *Store) Promote(ctx context.Context, ref, person, note string, now time.Time) (id string, changed bool, err error) {
 	if id, _, err = s.Artefact(ctx, ref); err != nil {
-		return "", err
+		return "", false, err
 	}
-	return id, s.promoting(ctx, func(tx pgx.Tx) error {
+	err = s.promoting(ctx, func(tx pgx.Tx) error {
+		var was string
+		if err := tx.QueryRow(ctx, `SELECT coalesce(`+active+`, '')`).Scan(&was); err != nil {
+			return fmt.Errorf("store: promote model %s: %w", id, err)
+		}
+		if changed = was != id; !changed {
+			return nil
+		}
 		if _, err := tx.Exec(ctx, `INSERT INTO promotions (model, at, person, note) VALUES ($1, $2, $3, $4)`, id, micros(now), person, note); err != nil {
 			return fmt.Errorf("store: promote model %s: %w", id, err)
 		}
 		return logModel(ctx, tx, "model-promoted", id, person, note, now)
 	})
+	return id, changed, err
 }
 
 // ErrNothingPromoted says that there is no promotion to take back.

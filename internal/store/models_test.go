@@ -43,8 +43,11 @@ func TestOneModelIsActiveAndAPromotionIsTakenBackStepByStep(t *testing.T) {
 	active("")
 	promote := func(ref, want string) {
 		t.Helper()
-		if id, err := s.Promote(ctx, ref, "ann", "", noon); err != nil || id != want {
-			t.Fatal(id, err)
+		if id, changed, err := s.Promote(ctx, ref, "ann", "", noon); err != nil || id != want || !changed {
+			t.Fatal(id, changed, err)
+		}
+		if id, changed, err := s.Promote(ctx, ref, "bob", "", noon); err != nil || id != want || changed {
+			t.Fatal("again: ", id, changed, err)
 		}
 		active(want)
 	}
@@ -67,7 +70,7 @@ func TestOneModelIsActiveAndAPromotionIsTakenBackStepByStep(t *testing.T) {
 		t.Errorf("taken back once too often: %v", err)
 	}
 	var ambiguous *AmbiguousError
-	if _, err := s.Promote(ctx, "a", "ann", "", noon); !errors.As(err, &ambiguous) || ambiguous.What != "model" {
+	if _, _, err := s.Promote(ctx, "a", "ann", "", noon); !errors.As(err, &ambiguous) || ambiguous.What != "model" {
 		t.Errorf("a beginning of two: %v", err)
 	}
 	var missing *NotFoundError
@@ -122,7 +125,7 @@ func TestOfPromotionsAtOnceEachIsWrittenDownAndOneIsActive(t *testing.T) {
 			t.Fatal(err)
 		}
 		all.Go(func() {
-			if _, err := s.Promote(ctx, id, "ann", "", noon); err != nil {
+			if _, _, err := s.Promote(ctx, id, "ann", "", noon); err != nil {
 				t.Error(err)
 			}
 		})
