@@ -121,6 +121,9 @@ that is said of an unlikely diagnosis, too.`,
 				if err != nil {
 					return err
 				}
+				if err := askable(e.result.Snapshot, cause, targetFlag); err != nil {
+					return err
+				}
 				explained, unlikely := []explanation{}, []explanation{}
 				q := e.result.Ask(e.model)
 				for _, d := range e.result.Diagnoses {
@@ -168,7 +171,7 @@ that is said of an unlikely diagnosis, too.`,
 	a.judgeFlags(c, &f)
 	a.modelFlag(c, &f)
 	c.Flags().StringVar(&causeFlag, "cause", "", "only this `cause`")
-	c.Flags().StringVar(&targetFlag, "target", "", "only this `target`: counter, counter[3], tm-2, job")
+	c.Flags().StringVar(&targetFlag, "target", "", "only this `target`: counter, counter[3], tm-2 or worker:tm-2, job")
 	causes := make([]string, len(dhalion.Causes))
 	for i, known := range dhalion.Causes {
 		causes[i] = string(known)
@@ -212,8 +215,48 @@ func parseCause(s string) (dhalion.Cause, error) {
 
 // named reports whether a person may mean a target by a name.
 func named(t dhalion.Target, name string) bool {
+	if w, ok := workerNamed(name); ok && t.Kind == dhalion.KindWorker {
+		return w == t.Worker
+	}
 	return name == t.String() || t.Kind == dhalion.KindWorker && name == t.Worker ||
 		t.Kind == dhalion.KindInstance && name == t.Component
+}
+
+// askable says that nothing that is seen of the job has a target's name, or that none of
+// what has it is judged for the cause, and what there is. Where nothing is seen nobody
+// knows.
+func askable(snap *features.Snapshot, cause dhalion.Cause, name string) error {
+	if name == "" || len(snap.Targets(dhalion.KindComponent)) == 0 {
+		return nil
+	}
+	var judged []string
+	known, first := false, dhalion.Target{}
+	for _, kind := range dhalion.TargetKinds {
+		for _, t := range snap.Targets(kind) {
+			known = known || named(t, name)
+			switch {
+			case cause != "" && !slices.Contains(policy.Kinds[cause], kind):
+			case named(t, name):
+				return nil
+			case kind == dhalion.KindInstance && t.Component == first.Component:
+				judged[len(judged)-1] = fmt.Sprintf("%s to %s", first, t)
+			default:
+				first = dhalion.Target{}
+				if kind == dhalion.KindInstance {
+					first = t
+				}
+				judged = append(judged, t.String())
+			}
+		}
+	}
+	there := strings.Join(judged, ", ")
+	switch {
+	case !known:
+		return usagef("--target %q: the job has no such target then: there are %s", name, there)
+	case there == "":
+		return usagef("--target %q: %s is not judged there, and the job has nothing at which it is", name, cause)
+	}
+	return usagef("--target %q: %s is not judged there, but at %s", name, cause, there)
 }
 
 // How many incidents that are like a diagnosis are named.
