@@ -424,9 +424,11 @@ func (a *app) evaluateModelCommand() *cobra.Command {
 		Short: "Score a model on labelled incidents, beside the rules alone",
 		Long: `Score a model on the labelled incidents, beside the rules alone. With --incidents a file of
 labels is taken in their place, in the formats that incidents import reads; nothing of it is
-kept, and the jobs' histories must be known. Labels that are not sure are left out. Of
-incidents that it was trained on the score says little: leave a family out of train
-(--holdout) and score it on that, or on labels that train has not seen.`,
+kept, and the jobs' histories must be known. Labels that are not sure are left out, as are those
+that nothing is judged by, or that are too short, which are listed. Of quiet windows those
+count that are a window's length apart. Of incidents that it was trained on the score says
+little: leave a family out of train (--holdout) and score it on that, or on labels that train
+has not seen.`,
 		Example: `  dhalion evaluate-model active
   dhalion evaluate-model 3f2a --incidents july.csv
   dhalion evaluate-model 3f2a --family orders -o json`,
@@ -462,10 +464,11 @@ incidents that it was trained on the score says little: leave a family out of tr
 					return fmt.Errorf("evaluate-model: %w", err)
 				}
 				if family != "" {
-					examples = slices.DeleteFunc(examples, func(e diagnose.Example) bool { return e.Family != family && e.Run != family })
-					if len(examples) == 0 {
-						return usagef("--family %q is no family and no job of the labelled incidents", family)
+					of, err := partOf(examples, "--family", family)
+					if err != nil {
+						return err
 					}
+					examples = slices.DeleteFunc(examples, func(e diagnose.Example) bool { return !of(e) })
 					left = slices.DeleteFunc(left, func(l leftOut) bool {
 						return !slices.ContainsFunc(examples, func(e diagnose.Example) bool { return e.Run == string(l.Job) })
 					})
@@ -491,7 +494,7 @@ incidents that it was trained on the score says little: leave a family out of tr
 		},
 	}
 	a.policyFlags(c, &f)
-	c.Flags().StringVar(&family, "family", "", "only this `family`, or job")
+	c.Flags().StringVar(&family, "family", "", "only this `family`, or job, by its id or bare name")
 	c.Flags().StringVar(&file, "incidents", "", "the labels of this `file`, CSV or JSON, in place of those that are kept")
 	c.Flags().StringVar(&engine, "engine", engine, "first part of the ids of jobs that the file names without one")
 	return c

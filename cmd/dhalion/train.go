@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/diagnose"
 	"github.com/dhalion-go/dhalion/internal/store"
 	"github.com/dhalion-go/dhalion/models"
@@ -30,7 +31,9 @@ Each is tried on kinds of job (families; else jobs) that it has not seen, and wh
 there is one alone on what came after all that it learned from; beside the rules alone. What
 is kept is trained on all. With --holdout one family is left out of
 everything, and the model is scored on it. Judged outcomes are learned from with their
-certainty, and never scored by.
+certainty, and never scored by. A cause takes four incidents at a kind of target; what has
+fewer is listed, and a model without any cause is none to promote. Labels that nothing is
+judged by, or that are too short, are left out and listed.
 
 Eleven incidents of two families take some four seconds on two cores, with the booster alone
 two; two hundred of five families take the booster alone some minutes, and all learners
@@ -84,7 +87,7 @@ longer. A family more is a fit of everything more.`,
 	a.policyFlags(c, &f)
 	c.Flags().StringVar(&learner, "learner", learner, "booster, forest or logistic alone, or all: that of the least log loss is kept")
 	c.Flags().Uint64Var(&seed, "seed", seed, "of all that is drawn: equal incidents and seeds give equal models")
-	c.Flags().StringVar(&holdout, "holdout", "", "leave this `family` (or job) out, and score the model on it")
+	c.Flags().StringVar(&holdout, "holdout", "", "leave this `family` (or job, by its id or bare name) out, and score the model on it")
 	c.Flags().BoolVar(&noOutcomes, "no-outcomes", false, "leave incidents out that come from judged outcomes")
 	c.Flags().BoolVar(&promote, "promote", false, "make it the active model")
 	c.Flags().StringVar(&note, "note", "", "what to remember about it")
@@ -114,16 +117,17 @@ type training struct {
 func (t *training) train(ctx context.Context, examples []diagnose.Example, names []string, holdout string) error {
 	var out []diagnose.Example
 	if holdout != "" {
+		of, err := partOf(examples, "--holdout", holdout)
+		if err != nil {
+			return err
+		}
 		var in []diagnose.Example
 		for _, e := range examples {
-			if e.Family == holdout || e.Run == holdout {
+			if of(e) {
 				out = append(out, e)
 			} else {
 				in = append(in, e)
 			}
-		}
-		if len(out) == 0 {
-			return usagef("--holdout %q is no family and no job of the incidents", holdout)
 		}
 		if out = sure(out); len(out) == 0 {
 			return usagef("--holdout %q: none of its incidents is sure, and the others are no measure", holdout)
@@ -140,7 +144,7 @@ func (t *training) train(ctx context.Context, examples []diagnose.Example, names
 	}
 	learnable := false
 	t.TooFew = []diagnose.Lesson{}
-	for _, l := range diagnose.Lessons(diagnose.OneFamilyARun(examples)) {
+	for _, l := range diagnose.Lessons(examples) {
 		if l.Incidents < diagnose.LeastIncidents {
 			t.TooFew = append(t.TooFew, l)
 		} else {
@@ -212,6 +216,28 @@ func each(examples []diagnose.Example, ask func([]diagnose.Case) []float64) [][]
 		p[i] = ask(e.Cases)
 	}
 	return p
+}
+
+// partOf picks the examples of a family or job that a flag names, of a job also by its
+// bare name where that is unique.
+func partOf(examples []diagnose.Example, flag, name string) (func(diagnose.Example) bool, error) {
+	families, jobs := map[string]bool{}, map[string]bool{}
+	for _, e := range examples {
+		families[e.Family] = true
+		if e.Run == name || dhalion.JobID(e.Run).Name() == name {
+			jobs[e.Run] = true
+		}
+	}
+	meant := slices.Sorted(maps.Keys(jobs))
+	switch {
+	case families[name] || jobs[name]:
+		return func(e diagnose.Example) bool { return e.Family == name || e.Run == name }, nil
+	case len(meant) == 1:
+		return func(e diagnose.Example) bool { return e.Run == meant[0] }, nil
+	case len(meant) > 1:
+		return nil, usagef("%s %q is the name of several jobs: %s", flag, name, strings.Join(meant, ", "))
+	}
+	return nil, usagef("%s %q is no family and no job of the incidents: the families are %s", flag, name, strings.Join(slices.Sorted(maps.Keys(families)), ", "))
 }
 
 // sure are the examples that a model may be scored by: a judged outcome is what a plan
