@@ -3,6 +3,7 @@ package apply
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -78,10 +79,10 @@ func Due(p dhalion.Plan, settled time.Time) (due time.Time, ok bool) {
 // it, in order of time. It is met with the first window in which every check
 // holds and no cause that it answers to does. When its time is over the next window
 // in which all was measured decides: it is unmet where that one says otherwise, and
-// unclear where it does not tell, for somebody changed the job meanwhile, or more
-// arrived than the plan spoke of. For such a window it waits as long as Silence; then
-// it is unclear, too. done is false while its time is not over. Overprovisioned that
-// holds where less arrives than the plan spoke of does not count.
+// unclear where it does not tell, for somebody changed the job meanwhile, more arrived
+// than the plan spoke of, or so much less that what a scale-down left is idle again. For
+// such a window it waits as long as Silence; then it is unclear, too. done is false while
+// its time is not over.
 //
 // A plan that undoes another one has only to run: what that one answered to may
 // be back.
@@ -190,9 +191,10 @@ func hold(p dhalion.Plan, a dhalion.Action, s Seen) (judged, detail string, blin
 			case !ok:
 				blind = true
 				worse(Unclear, "whether %s still holds at %s is not known", b.Cause, b.Target)
-			case v >= Holding && b.Cause == dhalion.Overprovisioned && loadFell(p, s):
-				// It took away what it should, and there is less to do again.
-				said = append(said, fmt.Sprintf("%s still holds at %s (p %.2f): less arrives than the plan spoke of", b.Cause, b.Target, v))
+			case v >= Holding && b.Cause == dhalion.Overprovisioned && loadFell(a, s):
+				// It took away what it should, and there is less to do again; but one short dip is
+				// no proof of that.
+				worse(Unclear, "%s still holds at %s (p %.2f): less arrives than the plan spoke of", b.Cause, b.Target, v)
 			case v >= Holding && b.Cause == dhalion.Underprovisioned && loadGrew(p, s):
 				worse(Unclear, "%s still holds at %s (p %.2f): more arrives than the plan spoke of", b.Cause, b.Target, v)
 			case v >= Holding:
@@ -215,10 +217,8 @@ func hold(p dhalion.Plan, a dhalion.Action, s Seen) (judged, detail string, blin
 // it came.
 func paceOf(a dhalion.Action, s Seen) float64 {
 	pace := math.Inf(1)
-	for _, c := range a.Expect.Checks {
-		if c.Metric == dhalion.RecordsOut && c.Compare == "at_least" && c.High > 0 {
-			pace = math.Min(pace, s.Value(c.Target, c.Metric)/c.High)
-		}
+	for _, c := range loads(a) {
+		pace = math.Min(pace, s.Value(c.Target, c.Metric)/c.High)
 	}
 	if !(pace > 1) || math.IsInf(pace, 1) {
 		return 1
@@ -228,25 +228,23 @@ func paceOf(a dhalion.Action, s Seen) float64 {
 
 // loadGrew reports whether more arrives at a source than the plan was made for.
 func loadGrew(p dhalion.Plan, s Seen) bool {
-	return arrives(p, s, func(offered, predicted float64) bool { return offered > grown*predicted })
+	return slices.ContainsFunc(p.Actions, func(a dhalion.Action) bool {
+		return slices.ContainsFunc(loads(a), func(c dhalion.Check) bool { return s.Offered(c.Target.Component) > grown*c.High })
+	})
 }
 
-// loadFell reports whether less arrives at a source than the plan was made for.
-func loadFell(p dhalion.Plan, s Seen) bool {
-	return arrives(p, s, func(offered, predicted float64) bool { return offered < fallen*predicted })
+// loadFell reports whether less arrives at every source above an action's target than
+// the plan was made for.
+func loadFell(a dhalion.Action, s Seen) bool {
+	all := loads(a)
+	return len(all) > 0 && !slices.ContainsFunc(all, func(c dhalion.Check) bool { return !(s.Offered(c.Target.Component) < fallen*c.High) })
 }
 
-// arrives reports whether what arrives at a source and what the plan predicted of it,
-// both in records/s, are so.
-func arrives(p dhalion.Plan, s Seen, so func(offered, predicted float64) bool) bool {
-	for _, a := range p.Actions {
-		for _, c := range a.Expect.Checks {
-			if c.Metric == dhalion.RecordsOut && c.Compare == "at_least" && c.High > 0 && so(s.Offered(c.Target.Component), c.High) {
-				return true
-			}
-		}
-	}
-	return false
+// loads are an action's checks that say how much each source is to put out.
+func loads(a dhalion.Action) []dhalion.Check {
+	return slices.DeleteFunc(slices.Clone(a.Expect.Checks), func(c dhalion.Check) bool {
+		return c.Metric != dhalion.RecordsOut || c.Compare != "at_least" || !(c.High > 0)
+	})
 }
 
 // Incidents are what a judged plan teaches about the stretch of history that it
