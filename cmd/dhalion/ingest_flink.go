@@ -178,7 +178,9 @@ func (a *app) followFlink(ctx context.Context, st *store.Store, poller *client.P
 			a.remark("this poll gave nothing: %v", err)
 			return nil
 		}
-		result, err := a.ingestSource(ctx, st, in, given.Source())
+		// What was asked for is kept, also when the command is interrupted now: it is one
+		// poll, and a recording has it already.
+		result, err := a.ingestSource(context.WithoutCancel(ctx), st, in, given.Source())
 		if err != nil && !errors.Is(err, errNothing) {
 			return err
 		}

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/dhalion-go/dhalion/ingest/file"
 	"github.com/dhalion-go/dhalion/internal/engine/flink"
 	"github.com/dhalion-go/dhalion/internal/engine/flink/flinktest"
@@ -322,6 +324,53 @@ func TestPollsThatFailAreReportedOnceAndFollowedByOthers(t *testing.T) {
 	if _, errs, code := s.try(ctx, time.Now, "ingest", "flink", strings.Replace(server.URL, "http://", "http://ann:s3cret@", 1)+"/nowhere"); code != 1 || !strings.Contains(errs, "it answered 404") || strings.Contains(errs, "s3cret") {
 		t.Errorf("ended with %d: %s", code, errs)
 	}
+}
+
+// TestAPollThatIsBeingStoredWhenTheCommandIsInterruptedIsKept: the database makes the
+// third poll wait while the signal comes.
+func TestAPollThatIsBeingStoredWhenTheCommandIsInterruptedIsKept(t *testing.T) {
+	s := newSession(t)
+	cluster := flinktest.New(time.Now, 2)
+	cluster.Start("orders", pipeline...)
+	ctx, interrupt := context.WithCancel(context.Background())
+	defer interrupt()
+	held, polls := make(chan error, 1), atomic.Int32{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/jobs/overview" && polls.Add(1) == 3 {
+			locked := make(chan struct{})
+			go func() { held <- s.holdUp(locked, interrupt) }()
+			<-locked
+		}
+		cluster.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	if out, errs, code := s.try(ctx, time.Now, "ingest", "flink", server.URL, "--every", "50ms"); code != 0 || strings.Contains(errs, "interrupted") {
+		t.Errorf("ended with %d: %s%s", code, out, errs)
+	}
+	if err := <-held; err != nil {
+		t.Fatal(err)
+	}
+	if got := s.text(`SELECT count(*)::text FROM inputs`); got != "3" {
+		t.Errorf("%s polls stored of 3", got)
+	}
+}
+
+// holdUp locks the table of inputs, closes locked, and waits until somebody wants to
+// write there; then it calls then and lets go.
+func (s session) holdUp(locked chan<- struct{}, then func()) error {
+	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
+	defer stop()
+	conn, err := pgx.Connect(ctx, s.url)
+	if err == nil {
+		defer conn.Close(context.Background()) // and the lock with it
+		_, err = conn.Exec(ctx, `BEGIN; LOCK TABLE inputs IN EXCLUSIVE MODE`)
+	}
+	close(locked)
+	for waits := false; err == nil && !waits; time.Sleep(time.Millisecond) {
+		err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'inputs'::regclass)`).Scan(&waits)
+	}
+	then()
+	return err
 }
 
 func decompressed(data []byte) ([]byte, error) {
