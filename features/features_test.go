@@ -829,3 +829,22 @@ func TestOfASourceThatHasPartlyEndedTheOthersSpeakForThemselves(t *testing.T) {
 	near(t, "its busy share at the offered load", s.Value(instance("parse", 0), "busy_at_offered_load"), .5)
 	near(t, "its share", s.Value(instance("parse", 0), "share(records_in_per_second)"), 1)
 }
+
+func TestASourceInstanceToWhichNothingIsDealtLeavesNothingUnread(t *testing.T) {
+	for name, c := range map[string]struct {
+		second map[dhalion.Metric]float64
+		growth float64
+	}{
+		"nothing is dealt to it":     {map[dhalion.Metric]float64{dhalion.RecordsOut: 0}, .5},
+		"nothing arrives there":      {map[dhalion.Metric]float64{dhalion.RecordsOut: 0, dhalion.OfferedRecords: 0}, .5},
+		"it reads, and has no lag":   {map[dhalion.Metric]float64{dhalion.RecordsOut: 500}, nan},
+		"it is held up, without lag": {map[dhalion.Metric]float64{dhalion.RecordsOut: 0, dhalion.Backpressured: 1}, nan},
+		"nothing is known of it":     {map[dhalion.Metric]float64{dhalion.Busy: .5}, nan},
+	} {
+		s := fed(filled(0), func(w *write, s int) {
+			w.instance(s, "source", 0, "", map[dhalion.Metric]float64{dhalion.RecordsOut: 500, dhalion.OfferedRecords: 1000, dhalion.Lag: 500 * float64(s)})
+			w.instance(s, "source", 1, "", c.second)
+		}, constant(500))
+		near(t, name, s.Value(component("source"), "unread_growth"), c.growth)
+	}
+}

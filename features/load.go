@@ -442,6 +442,9 @@ func (c *componentState) unread() {
 		pressed := most(i.row.get(string(dhalion.Backpressured)), i.row.get(call("recent", dhalion.Backpressured)))
 		out := i.row.get(string(dhalion.RecordsOut))
 		offered := i.offered
+		if !known(i.row.get(string(dhalion.Lag))) && orElse(mean(offered), out) == 0 && !(pressed > 0.2) {
+			continue // nothing is dealt to it that it could leave lying
+		}
 		if offered == nil {
 			return
 		}
