@@ -113,7 +113,7 @@ type part struct {
 	lagging bool
 }
 
-// stageSeen is a component as it was seen.
+// stageSeen is a component as it was seen, without the instances that have ended.
 type stageSeen struct {
 	name             string
 	source, external bool
@@ -151,11 +151,15 @@ func newScene(snap *features.Snapshot, past features.Healthy, p *policy.Policy, 
 		return snap.Value(t, string(m))
 	}
 	position := map[string]int{}
-	for k, load := range snap.Loads() {
-		position[load.Component] = k
+	ended := map[string]bool{}
+	for _, load := range snap.Loads() {
+		if ended[load.Component] = len(load.Ended) > 0 && !slices.Contains(load.Ended, false); ended[load.Component] {
+			continue
+		}
+		position[load.Component] = len(s.stages)
 		s.stages = append(s.stages, s.stage(snap, past, load, value, lately))
 	}
-	s.connect(snap.Topology, past, position)
+	s.connect(snap.Topology, past, position, ended)
 	for _, w := range snap.Targets(dhalion.KindWorker) {
 		if value(w, dhalion.GC) > gcNotable {
 			s.gc[w.Worker] = true
@@ -173,6 +177,9 @@ func (s *scene) stage(snap *features.Snapshot, past features.Healthy, load featu
 	st.wobble = orElse(past.Busy[c.Name].Spread, 0)
 	total, flows := 0.0, 0
 	for i := range c.Parallelism {
+		if len(load.Ended) > 0 && load.Ended[i] {
+			continue
+		}
 		t := dhalion.InstanceTarget(snap.Job, c.Name, i)
 		n := part{target: t, worker: snap.Topology.WorkerOf(c.Name, i)}
 		n.busy, n.press, n.queue = value(t, dhalion.Busy), value(t, dhalion.Backpressured), value(t, dhalion.InputQueueFraction)
@@ -300,9 +307,9 @@ func most(a, b float64) float64 { return math.Max(orElse(a, b), orElse(b, a)) }
 // connect gives every edge the records that arrive for one handled above. Where
 // several lead into a component, what arrives is shared out by what they handle.
 // While queues fill up less arrives below than was sent, so the past is asked first,
-// unless the records have become others. Where neither is known, an edge's are not,
-// and no flow is simulated.
-func (s *scene) connect(t dhalion.Topology, past features.Healthy, position map[string]int) {
+// unless the records have become others, or some came from what has ended. Where
+// neither is known, an edge's are not, and no flow is simulated.
+func (s *scene) connect(t dhalion.Topology, past features.Healthy, position map[string]int, ended map[string]bool) {
 	now := func(name string) float64 {
 		k, ok := position[name]
 		if !ok {
@@ -327,7 +334,11 @@ func (s *scene) connect(t dhalion.Topology, past features.Healthy, position map[
 		return math.NaN()
 	}
 	for k, st := range s.stages {
-		above := t.Upstream(st.name)
+		others := false
+		above := slices.DeleteFunc(t.Upstream(st.name), func(name string) bool {
+			others = others || ended[name] && before(name) > 0
+			return ended[name]
+		})
 		sent := func(rate func(string) float64) float64 {
 			sum := 0.0
 			for _, name := range above {
@@ -337,7 +348,7 @@ func (s *scene) connect(t dhalion.Topology, past features.Healthy, position map[
 		}
 		arrives, of := now(st.name), sent(now)
 		selectivity, was := arrives/of, before(st.name)/sent(before)
-		if was > 0 && !(math.Abs(math.Log(selectivity/was)) > math.Log(othersNow)) {
+		if was > 0 && !others && !(math.Abs(math.Log(selectivity/was)) > math.Log(othersNow)) {
 			selectivity = was
 		} else if of == 0 && arrives >= 0 { // nothing flows
 			selectivity = 1

@@ -30,6 +30,7 @@ type twinJob struct {
 	seed   uint64
 	hide   map[dhalion.Metric]bool
 	lost   func(t dhalion.Target, after time.Duration, m dhalion.Metric) bool
+	ended  func(t dhalion.Target, after time.Duration) bool
 	sick   bool // from the first poll on
 }
 
@@ -98,9 +99,14 @@ func (j twinJob) history() *segment.History {
 		for k, flows := range m.Steady() {
 			for i, f := range flows {
 				t := dhalion.InstanceTarget(jobOfTwin, m.Components[k].Name, i)
+				n++
+				if j.ended != nil && j.ended(t, after) {
+					b.Add(t, twinWorker(n-1), twinStart.Add(after).UnixMicro(), dhalion.OfferedRecords, 0)
+					continue
+				}
 				give := func(metric dhalion.Metric, v float64) {
 					if !j.hide[metric] && (j.lost == nil || !j.lost(t, after, metric)) {
-						b.Add(t, twinWorker(n), twinStart.Add(after).UnixMicro(), metric, v)
+						b.Add(t, twinWorker(n-1), twinStart.Add(after).UnixMicro(), metric, v)
 					}
 				}
 				give(dhalion.Busy, math.Min(1, about(f.Busy)))
@@ -123,7 +129,6 @@ func (j twinJob) history() *segment.History {
 					give(dhalion.RecordsOut, about(out))
 					give(dhalion.InputQueueFraction, f.Queue)
 				}
-				n++
 			}
 		}
 	}
@@ -416,6 +421,82 @@ func TestThoseWhoseRatesAreKnownSpeakForTheOthersInTheSimulation(t *testing.T) {
 				t.Errorf("%s unknown: %s with %+.1f", name, s.Cause, s.LogOdds)
 			}
 		}
+	}
+}
+
+// backfilled is wordCount with a second source that has one instance and has put out rate
+// records/s until it ended.
+func backfilled(rate float64) twin.Model {
+	m := wordCount()
+	backfill := twinStage("backfill", 1, .001)
+	backfill.Instances[0].Arrival = rate
+	edges := []twin.Edge{{From: 0, To: 2, Selectivity: 1}, {From: 1, To: 2, Selectivity: 1}}
+	for _, e := range m.Edges[1:] {
+		edges = append(edges, twin.Edge{From: e.From + 1, To: e.To + 1, Selectivity: e.Selectivity})
+	}
+	return twin.Model{Components: append([]twin.Component{m.Components[0], backfill}, m.Components[1:]...), Edges: edges}
+}
+
+func TestASourceThatHasEndedHidesNothing(t *testing.T) {
+	limited := func(m *twin.Model) {
+		for i := range m.Components[0].Instances {
+			m.Components[0].Instances[i].Limit = 30
+		}
+	}
+	find := func(j twinJob) synthesised {
+		all := j.synthesise(t)
+		for _, s := range all {
+			if s.Target.Component == "backfill" {
+				t.Errorf("%s at %s, which has ended", s.Cause, s.Target)
+			}
+		}
+		return all[0]
+	}
+	alone := twinJob{model: wordCount(), change: limited, noise: .02, seed: 1}
+	want := find(alone)
+	due, _ := alone.figure(t, "records read per second")
+	if want.Cause != dhalion.SourceLimited || !(want.LogOdds > 5) {
+		t.Fatalf("without another source: %s at %s, %+v", want.Cause, want.Target, want.Synthesis)
+	}
+	for name, j := range map[string]twinJob{
+		"never seen": {model: backfilled(0), change: limited, ended: func(t dhalion.Target, _ time.Duration) bool { return t.Component == "backfill" }},
+		// 30 of 130 lines/s in the past: its part is no selectivity of what flows now.
+		"ended with the healthy part": {model: backfilled(30), change: func(m *twin.Model) {
+			limited(m)
+			m.Components[1].Instances[0].Arrival = 0
+		}, ended: func(t dhalion.Target, after time.Duration) bool {
+			return t.Component == "backfill" && after > twinHealthy
+		}},
+	} {
+		j.noise, j.seed = .02, 1
+		got := find(j)
+		if got.Pair != want.Pair || !got.Held || math.Abs(got.LogOdds-want.LogOdds) > 1 {
+			t.Errorf("%s: %s at %s with %+.1f, want %+.1f", name, got.Cause, got.Target, got.LogOdds, want.LogOdds)
+		}
+		if f, ok := j.figure(t, due.Name); !ok || math.Abs(math.Log(f.Without/due.Without)) > .03 {
+			t.Errorf("%s: %+v, want %+v", name, f, due)
+		}
+	}
+	// One of four sources has ended, or is not heard of: the three give 90 lines/s, or
+	// speak for a fourth. A slow counter holds nothing up at 90.
+	m := wordCount()
+	m.Components[0] = twinStage("source", 4, .001)
+	for i := range m.Components[0].Instances {
+		m.Components[0].Instances[i].Arrival = 30
+	}
+	second := func(t dhalion.Target, after time.Duration) bool {
+		return t.Component == "source" && t.Instance == 1 && after > twinHealthy
+	}
+	j := twinJob{model: m, noise: .02, seed: 1, ended: second, change: func(m *twin.Model) {
+		m.Components[0].Instances[1].Arrival = 0
+		m.Components[2].Instances[2].Service *= 1.6
+	}}
+	if f, ok := j.figure(t, "records read per second"); !ok || math.Abs(f.Without-90) > 2 {
+		t.Errorf("of three sources that go on: %+v", f)
+	}
+	j.ended, j.lost = nil, func(t dhalion.Target, after time.Duration, _ dhalion.Metric) bool { return second(t, after) }
+	if f, ok := j.figure(t, "records read per second"); !ok || math.Abs(f.Without-120) > 3 {
+		t.Errorf("where one does not report: %+v", f)
 	}
 }
 

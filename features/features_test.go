@@ -671,3 +671,180 @@ func TestASourceOfWhichLittleIsKnownIsNotTakenForNone(t *testing.T) {
 	near(t, "load over the past of one that did not tell", s.Value(component("b"), "load_past_ratio"), 1)
 	near(t, "the same below", s.Value(component("join"), "load_past_ratio"), 1)
 }
+
+// ended says of an instance what an adapter says of one that has finished.
+func (w *write) ended(s int, component string, i int) {
+	w.instance(s, component, i, "", map[dhalion.Metric]float64{dhalion.OfferedRecords: 0})
+}
+
+// fed is backfill(2) → parse(2) and source(2), both → work(2), polled from 5 s to 180 s
+// and read at 180 s over 60 s. Live instances of source put out 500/s; work takes in what
+// comes and is wholly busy.
+func fed(backfill func(w *write, s int), source func(w *write, s int), into func(s int) float64) *Snapshot {
+	w := &write{topo: []dhalion.Topology{{
+		From: t0, By: dhalion.ChangeFirst,
+		Components: []dhalion.Component{{Name: "backfill", Parallelism: 2}, {Name: "parse", Parallelism: 2}, {Name: "source", Parallelism: 2}, {Name: "work", Parallelism: 2}},
+		Edges:      []dhalion.Edge{{From: "backfill", To: "parse"}, {From: "parse", To: "work"}, {From: "source", To: "work"}},
+	}}}
+	for s := 5; s <= 180; s += 5 {
+		backfill(w, s)
+		source(w, s)
+		for i := range 2 {
+			w.instance(s, "work", i, fmt.Sprint("w", i), map[dhalion.Metric]float64{dhalion.RecordsIn: into(s) / 2, dhalion.Busy: 1})
+		}
+	}
+	return NewReader(w.history(nil), at(180), Options{Window: time.Minute}).At(at(180))
+}
+
+// reads is a source's instance that puts out 500/s of the offered.
+func reads(w *write, s int, component string, i int, offered float64) {
+	w.instance(s, component, i, "", map[dhalion.Metric]float64{dhalion.RecordsOut: 500, dhalion.OfferedRecords: offered})
+}
+
+// filled is a backfill that puts out 1,000/s until it ends after so many seconds.
+func filled(until int) func(w *write, s int) {
+	return func(w *write, s int) {
+		for i := range 2 {
+			if s > until {
+				w.ended(s, "backfill", i)
+				w.ended(s, "parse", i)
+				continue
+			}
+			reads(w, s, "backfill", i, 500)
+			w.instance(s, "parse", i, "", map[dhalion.Metric]float64{dhalion.RecordsIn: 500, dhalion.RecordsOut: 500, dhalion.Busy: .5})
+		}
+	}
+}
+
+func constant(v float64) func(int) float64 { return func(int) float64 { return v } }
+
+// falls is 2,000 until so many seconds, and 1,000 then.
+func falls(until int) func(int) float64 {
+	return func(s int) float64 {
+		if s <= until {
+			return 2000
+		}
+		return 1000
+	}
+}
+
+func TestASourceThatHasEndedGivesNothing(t *testing.T) {
+	half := func(w *write, s int) { // 2,000/s are offered, half of it is read
+		reads(w, s, "source", 0, 1000)
+		reads(w, s, "source", 1, 1000)
+	}
+	for name, c := range map[string]struct {
+		backfill func(w *write, s int)
+		into     func(int) float64
+		offered  float64
+		ratio    float64
+	}{
+		// 2 ms a record: 2,000/s ask for 4 instances of 2.
+		"before there was anything": {filled(0), constant(1000), 2000, 2},
+		"before the window":         {filled(60), falls(60), 2000, nan},
+		// Half of the window 2,000/s come of it at 1,000/s and 1,000/s else: 2,500/s are
+		// offered on average, and 2,000/s lately.
+		"half a minute ago": {filled(150), falls(150), 2500, nan},
+		// It did not report: its share is unknown, and what is taken in the least.
+		"it is only not known": {func(*write, int) {}, constant(1000), 1000, 1},
+	} {
+		s := fed(c.backfill, half, c.into)
+		near(t, name+": offered", s.Value(component("work"), "offered_load"), c.offered)
+		if known(c.ratio) {
+			near(t, name+": load", s.Value(component("work"), "load_ratio"), c.ratio)
+			near(t, name+": load of the job", s.Value(dhalion.JobTarget(job), "load_ratio"), c.ratio)
+		}
+	}
+	s := fed(filled(150), half, falls(150))
+	for _, l := range s.Loads() {
+		if l.Component == "work" {
+			near(t, "lately", l.Lately, 2000)
+		}
+		if over := len(l.Ended) == 2 && l.Ended[0] && l.Ended[1]; over != (l.Component == "backfill" || l.Component == "parse") {
+			t.Errorf("%s has ended: %v", l.Component, l.Ended)
+		}
+	}
+}
+
+func TestThePastOfWhatHasEndedIsNoShareOfWhatFlows(t *testing.T) {
+	// A source that is shut off altogether: 1,000/s of it became 1,000/s of work, and
+	// 3,000/s are offered. What came of another that has ended since is in work's past.
+	shut := func(w *write, s int) {
+		for i := range 2 {
+			out, offered := 500.0, 500.0
+			if s > 120 {
+				out, offered = 0, 1500
+			}
+			w.instance(s, "source", i, "", map[dhalion.Metric]float64{dhalion.RecordsOut: out, dhalion.OfferedRecords: offered})
+		}
+	}
+	into := func(s int) float64 {
+		switch {
+		case s <= 60:
+			return 2000
+		case s <= 120:
+			return 1000
+		}
+		return 0
+	}
+	near(t, "offered where the past is another's too", fed(filled(60), shut, into).Value(component("work"), "offered_load"), 0)
+	near(t, "offered where the past is the source's", fed(filled(0), shut, func(s int) float64 { return math.Min(1000, into(s)) }).Value(component("work"), "offered_load"), 3000)
+}
+
+func TestOfASourceThatHasPartlyEndedTheOthersSpeakForThemselves(t *testing.T) {
+	for name, c := range map[string]struct {
+		second  func(w *write, s int)
+		offered float64
+		out     float64
+	}{
+		"ended":     {func(w *write, s int) { w.ended(s, "source", 1) }, 1000, 500},
+		"not heard": {func(*write, int) {}, 2000, 1000},
+		"long since": {func(w *write, s int) {
+			if s <= 60 {
+				reads(w, s, "source", 1, 1000)
+			} else {
+				w.ended(s, "source", 1)
+			}
+		}, 1000, 500},
+	} {
+		s := fed(filled(0), func(w *write, s int) {
+			reads(w, s, "source", 0, 1000)
+			c.second(w, s)
+		}, constant(500))
+		near(t, name+": offered", s.Value(component("source"), "offered_load"), c.offered)
+		near(t, name+": put out", s.Value(component("source"), "records_out_per_second"), c.out)
+		near(t, name+": offered below", s.Value(component("work"), "offered_load"), 1000)
+		if v := s.Value(instance("source", 1), "uneven_share"); known(v) {
+			t.Errorf("%s: has %v of an even share", name, v)
+		}
+	}
+	// Of two instances of parse the one that goes on has an even share of what comes.
+	s := fed(func(w *write, s int) {
+		reads(w, s, "backfill", 0, 500)
+		w.ended(s, "backfill", 1)
+		w.instance(s, "parse", 0, "", map[dhalion.Metric]float64{dhalion.RecordsIn: 500, dhalion.RecordsOut: 500, dhalion.Busy: .5})
+		w.ended(s, "parse", 1)
+	}, func(w *write, s int) { reads(w, s, "source", 0, 500) }, constant(1500))
+	near(t, "load of the instance that goes on", s.Value(component("parse"), "load_ratio"), .5)
+	near(t, "its busy share at the offered load", s.Value(instance("parse", 0), "busy_at_offered_load"), .5)
+	near(t, "its share", s.Value(instance("parse", 0), "share(records_in_per_second)"), 1)
+}
+
+func TestASourceInstanceToWhichNothingIsDealtLeavesNothingUnread(t *testing.T) {
+	for name, c := range map[string]struct {
+		second map[dhalion.Metric]float64
+		growth float64
+	}{
+		"nothing is dealt to it":     {map[dhalion.Metric]float64{dhalion.RecordsOut: 0}, .5},
+		"nothing arrives there":      {map[dhalion.Metric]float64{dhalion.RecordsOut: 0, dhalion.OfferedRecords: 0}, .5},
+		"it reads, and has no lag":   {map[dhalion.Metric]float64{dhalion.RecordsOut: 500}, nan},
+		"it is held up, without lag": {map[dhalion.Metric]float64{dhalion.RecordsOut: 0, dhalion.Backpressured: 1}, nan},
+		"nothing is known of it":     {map[dhalion.Metric]float64{dhalion.Busy: .5}, nan},
+	} {
+		s := fed(filled(0), func(w *write, s int) {
+			w.instance(s, "source", 0, "", map[dhalion.Metric]float64{dhalion.RecordsOut: 500, dhalion.OfferedRecords: 1000, dhalion.Lag: 500 * float64(s)})
+			w.instance(s, "source", 1, "", c.second)
+		}, constant(500))
+		near(t, name, s.Value(component("source"), "unread_growth"), c.growth)
+	}
+}

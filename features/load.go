@@ -14,7 +14,8 @@ import (
 // offered to put out of the sources that its records come from, each weighed by
 // its share of the inflow. Over the graph the stretch is a weighted mean, so no
 // selectivity needs to be known; where a source is shut off altogether, the past
-// says how many records a source record becomes.
+// says how many records a source record becomes. What has ended puts out nothing,
+// whatever its past, and what came of it is no part of what flows now.
 func (r *Reader) offeredLoad(topology dhalion.Topology, states map[string]*componentState, order []string) {
 	type flowOf struct {
 		out             float64 // put out over the window
@@ -31,13 +32,14 @@ func (r *Reader) offeredLoad(topology dhalion.Topology, states map[string]*compo
 		}
 		f := flowOf{out: c.out}
 		f.offered, f.lately, f.polls = c.arrivals()
-		if past := r.past.outflow[name]; known(past) && past > 0 && !(f.out > 0.01*past) {
+		if past := r.past.outflow[name]; known(past) && past > 0 && !(f.out > 0.01*past) && !c.over() {
 			f.out, f.past = past, true
 		}
 		c.weights[name] = 1
 		c.offered, c.offeredRecent, c.offeredPolls = f.offered, f.lately, f.polls
 		sources[name] = f
 	}
+	otherwise := map[string]bool{} // more came here in the past, of what has ended
 	for _, name := range order {
 		c := states[name]
 		if c.source {
@@ -46,9 +48,13 @@ func (r *Reader) offeredLoad(topology dhalion.Topology, states map[string]*compo
 		total := 0.0
 		for _, up := range topology.Upstream(name) {
 			share := states[up].out
-			if !(share > 0) {
-				share = orElse(orNaN(r.past.outflow, up), share)
+			switch past := orNaN(r.past.outflow, up); {
+			case states[up].over():
+				otherwise[name] = otherwise[name] || past > 0
+			case !(share > 0):
+				share = orElse(past, share)
 			}
+			otherwise[name] = otherwise[name] || otherwise[up]
 			for _, source := range sortedKeys(states[up].weights) {
 				c.weights[source] += states[up].weights[source] * share
 			}
@@ -78,15 +84,19 @@ func (r *Reader) offeredLoad(topology dhalion.Topology, states map[string]*compo
 			return sum
 		}
 		for _, source := range sortedKeys(c.weights) {
-			if sources[source].past && known(r.past.inflow[name]) {
+			switch {
+			case !sources[source].past || !known(r.past.inflow[name]):
+			case otherwise[name]:
+				in = nan
+			default:
 				in = r.past.inflow[name]
 			}
 		}
 		c.offered = in * stretch(func(f flowOf) float64 { return f.offered })
 		c.offeredRecent = in * stretch(func(f flowOf) float64 { return f.lately })
 		n := -1
-		for source := range c.weights {
-			if k := len(sources[source].polls); n < 0 || k < n {
+		for source, weight := range c.weights {
+			if k := len(sources[source].polls); weight != 0 && (n < 0 || k < n) {
 				n = k
 			}
 		}
@@ -107,19 +117,22 @@ func (r *Reader) offeredLoad(topology dhalion.Topology, states map[string]*compo
 }
 
 // total is the sum of the instances' means of a rate; where some instances have
-// none, the others speak for them.
+// none, the others speak for them. One that has ended has none since.
 func (c *componentState) total(m dhalion.Metric) float64 {
 	sum, n := 0.0, 0
 	for _, i := range c.instances {
 		if v := i.row.get(string(m)); known(v) {
-			sum += v
+			sum += v * i.ran
 			n++
 		}
 	}
-	if n == 0 {
+	switch {
+	case c.live == 0:
+		return 0
+	case n == 0:
 		return c.wholeMean(m)
 	}
-	return sum * float64(c.spec.Parallelism) / float64(n)
+	return sum * float64(c.live) / float64(n)
 }
 
 // wholeMean is the mean of a metric that was measured for the component as one.
@@ -187,8 +200,11 @@ func (c *componentState) arrivals() (window, lately float64, polls []float64) {
 			return nan, nan, nil
 		}
 		part := rows[i.mid-i.lo:]
-		window += mean(rows)
-		lately += orElse(mean(part), mean(rows))
+		window += mean(rows) * i.ran
+		lately += orElse(mean(part), mean(rows)) * i.lately
+		for _, at := range i.ends {
+			byTime[at] = append(byTime[at], 0)
+		}
 		for k, v := range part {
 			if known(v) {
 				at := i.series.times[i.mid+k]
@@ -196,11 +212,14 @@ func (c *componentState) arrivals() (window, lately float64, polls []float64) {
 			}
 		}
 	}
+	if c.live == 0 {
+		return 0, 0, nil
+	}
 	if len(c.instances) == 0 {
 		offered := c.wholeMean(dhalion.OfferedRecords)
 		return offered, offered, nil
 	}
-	missing := float64(c.spec.Parallelism) / float64(len(c.instances))
+	missing := float64(c.live) / float64(len(c.instances))
 	for _, at := range sortedKeys(byTime) {
 		if values := byTime[at]; len(values) == len(c.instances) {
 			polls = append(polls, mean(values)*float64(len(values))*missing)
@@ -239,7 +258,7 @@ func (c *componentState) loadRatios() (sustained, peak float64) {
 	if c.source || !known(c.healthy) {
 		return nan, nan
 	}
-	perLoad := c.healthy / float64(c.spec.Parallelism)
+	perLoad := c.healthy / float64(c.live)
 	return c.sustained() * perLoad, most(c.offered, c.offeredRecent) * perLoad
 }
 
@@ -319,10 +338,10 @@ func (r *Reader) componentRows(topology dhalion.Topology, states map[string]*com
 		for _, i := range c.instances {
 			if !c.source && known(c.healthy) {
 				share := i.row.get("uneven_share")
-				if c.spec.Parallelism == 1 || !known(share) && c.compared && known(both(i.rate, i.rateRecent)) {
+				if c.live == 1 || !known(share) && c.compared && known(both(i.rate, i.rateRecent)) {
 					share = 1 // alone, or nothing flows
 				}
-				i.row.set("busy_at_offered_load", c.sustained()/float64(c.spec.Parallelism)*share*c.healthy)
+				i.row.set("busy_at_offered_load", c.sustained()/float64(c.live)*share*c.healthy)
 			}
 		}
 		if s := r.aggregate[name]; s != nil {
@@ -368,7 +387,7 @@ func aggregateMetric(c *componentState, m dhalion.Metric) {
 	combine := func(values []float64) float64 {
 		v := mean(values)
 		if summed[m] {
-			return v * float64(c.spec.Parallelism)
+			return v * float64(c.live)
 		}
 		return v
 	}
@@ -419,22 +438,27 @@ func (c *componentState) wholeMetric(m dhalion.Metric) {
 func (c *componentState) unread() {
 	var left, arriving, leftRecent, arrivingRecent, lag float64
 	for _, i := range c.instances {
+		// Lately counts as well: a window's mean dilutes what has just begun.
+		pressed := most(i.row.get(string(dhalion.Backpressured)), i.row.get(call("recent", dhalion.Backpressured)))
+		out := i.row.get(string(dhalion.RecordsOut))
 		offered := i.offered
+		if !known(i.row.get(string(dhalion.Lag))) && orElse(mean(offered), out) == 0 && !(pressed > 0.2) {
+			continue // nothing is dealt to it that it could leave lying
+		}
 		if offered == nil {
 			return
 		}
 		all := mean(offered)
-		lately := orElse(mean(offered[i.mid-i.lo:]), all)
+		lately := orElse(mean(offered[i.mid-i.lo:]), all) * i.lately
+		all *= i.ran
 		arriving += all
 		arrivingRecent += lately
-		lag += i.perRead() * i.row.get(string(dhalion.Lag))
-		pressed := most(i.row.get(string(dhalion.Backpressured)), i.row.get(call("recent", dhalion.Backpressured)))
-		// Lately counts as well: a window's mean dilutes what has just begun.
+		lag += i.perRead() * i.row.get(string(dhalion.Lag)) * i.ran
 		if known(pressed) && pressed > 0.2 {
 			continue
 		}
-		left += math.Max(0, all-i.row.get(string(dhalion.RecordsOut)))
-		leftRecent += math.Max(0, lately-orElse(i.row.get(call("recent", dhalion.RecordsOut)), i.row.get(string(dhalion.RecordsOut))))
+		left += math.Max(0, all-out*i.ran)
+		leftRecent += math.Max(0, lately-orElse(i.row.get(call("recent", dhalion.RecordsOut)), out)*i.lately)
 	}
 	c.row.set("unread_growth", both(ratio(left, arriving, 0), ratio(leftRecent, arrivingRecent, 0)))
 	c.row.set("unread_seconds", ratio(lag, arriving, 0))
@@ -459,5 +483,6 @@ func (r *Reader) loadOf(c *componentState) Load {
 		Caused: c.row.get(call("sum", dhalion.BackpressureCaused)),
 		Busy:   c.row.get(string(dhalion.Busy)), Lag: lag, PerRead: perRead, HotShare: hot, Shares: shares,
 		Source: c.source, Sink: c.sink, External: c.row.get("is_external") == 1,
+		Ended: c.ended,
 	}
 }

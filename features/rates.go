@@ -142,10 +142,7 @@ func componentSeries(h *segment.History) map[string]*measuredAs {
 			cols[m] = table.Values(m)
 		}
 		for _, span := range table.Spans() {
-			s := &series{target: span.Target, times: table.Times()[span.Start:span.End], cols: make(map[dhalion.Metric][]float64, len(cols))}
-			for m, values := range cols {
-				s.cols[m] = values[span.Start:span.End]
-			}
+			s := newSeries(table, span, cols)
 			own := all[span.Target.Component]
 			if own == nil {
 				own = &measuredAs{instances: map[int]*series{}}

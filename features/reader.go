@@ -46,6 +46,64 @@ type series struct {
 	times  []int64
 	cols   map[dhalion.Metric][]float64
 	worker func(i int) string
+	ended  []int64 // times at which the instance had ended; they are no rows
+}
+
+func newSeries(table *segment.Table, span segment.Span, cols map[dhalion.Metric][]float64) *series {
+	s := &series{target: span.Target, times: table.Times()[span.Start:span.End], cols: make(map[dhalion.Metric][]float64, len(cols))}
+	for m, values := range cols {
+		s.cols[m] = values[span.Start:span.End]
+	}
+	first := span.Start
+	s.worker = func(i int) string { return table.Worker(first + i) }
+	if span.Target.Kind == dhalion.KindInstance {
+		s.takeEnds()
+	}
+	return s
+}
+
+// takeEnds takes out the rows that say no more than that nothing arrives: so an adapter
+// says that an instance has ended. It is compared with nobody, but that it puts out
+// nothing is known.
+func (s *series) takeEnds() {
+	var stay []int
+	for k, v := range s.cols[dhalion.OfferedRecords] {
+		if v == 0 && s.alone(k) {
+			s.ended = append(s.ended, s.times[k])
+		} else {
+			stay = append(stay, k)
+		}
+	}
+	if s.ended == nil {
+		return
+	}
+	times, worker := s.times, s.worker
+	s.times, s.worker = make([]int64, len(stay)), func(i int) string { return worker(stay[i]) }
+	for n, k := range stay {
+		s.times[n] = times[k]
+	}
+	for m, values := range s.cols {
+		s.cols[m] = make([]float64, len(stay))
+		for n, k := range stay {
+			s.cols[m][n] = values[k]
+		}
+	}
+}
+
+// alone says that of a row nothing but what arrives is known.
+func (s *series) alone(row int) bool {
+	for m, values := range s.cols {
+		if m != dhalion.OfferedRecords && known(values[row]) {
+			return false
+		}
+	}
+	return true
+}
+
+// endedIn lists the times in (start, end] at which the instance had ended.
+func (s *series) endedIn(start, end int64) []int64 {
+	lo := searchAfter(s.ended, start)
+	return s.ended[lo:max(lo, searchAfter(s.ended, end))]
 }
 
 // rows is the half-open index range of rows with time in (start, end].
@@ -105,12 +163,7 @@ func NewReader(h *segment.History, at time.Time, opt Options) *Reader {
 			cols[m] = table.Values(m)
 		}
 		for _, span := range table.Spans() {
-			s := &series{target: span.Target, times: table.Times()[span.Start:span.End], cols: make(map[dhalion.Metric][]float64, len(cols))}
-			for m, values := range cols {
-				s.cols[m] = values[span.Start:span.End]
-			}
-			first := span.Start
-			s.worker = func(i int) string { return table.Worker(first + i) }
+			s := newSeries(table, span, cols)
 			switch kind {
 			case dhalion.KindInstance:
 				byInstance := r.instances[span.Target.Component]

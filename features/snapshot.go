@@ -51,6 +51,9 @@ type Load struct {
 	Source   bool
 	Sink     bool
 	External bool
+	// Ended says of each instance, by its number, whether it has: nothing arrives there
+	// any more. nil where none has.
+	Ended []bool
 }
 
 // Value is a feature of a target or, behind "component.", of the component that
@@ -154,6 +157,9 @@ type instanceState struct {
 	hi      int
 	worker  string
 	row     row
+	ends    []int64 // of the recent part: times at which it had ended
+	ran     float64 // the share of the window in which it had not
+	lately  float64 // the same of the recent part
 
 	rate, rateRecent       float64
 	service, serviceRecent float64
@@ -168,6 +174,8 @@ type componentState struct {
 	source    bool
 	sink      bool
 	instances []*instanceState // only those with rows in the window
+	live      int              // instances that had not ended before the window
+	ended     []bool           // of each instance, by its end; nil where none has
 	row       row
 	in, out   float64 // records/s of the window, all instances
 	healthy   float64
@@ -294,7 +302,7 @@ func (r *Reader) component(topology dhalion.Topology, name string, start, recent
 	c := &componentState{
 		spec: spec, row: newRow(dhalion.KindComponent), weights: map[string]float64{},
 		source: len(topology.Edges) > 0 && topology.IsSource(name), sink: topology.IsSink(name),
-		offered: nan, offeredRecent: nan,
+		offered: nan, offeredRecent: nan, live: spec.Parallelism,
 	}
 	if s := r.aggregate[name]; s != nil {
 		c.whole = s
@@ -306,11 +314,23 @@ func (r *Reader) component(topology dhalion.Topology, name string, start, recent
 			continue
 		}
 		lo, hi := s.rows(start, end)
+		ends := s.endedIn(start, end)
+		if n := len(ends); n > 0 && (hi == lo || ends[n-1] > s.times[hi-1]) {
+			if c.ended == nil {
+				c.ended = make([]bool, spec.Parallelism)
+			}
+			c.ended[i] = true
+		}
 		if hi == lo {
+			if len(ends) > 0 {
+				c.live--
+			}
 			continue
 		}
 		mid, _ := s.rows(recent, end)
 		st := &instanceState{target: s.target, series: s, lo: lo, mid: mid, hi: hi, row: newRow(dhalion.KindInstance), slow: nan, slowHere: nan}
+		st.ends = s.endedIn(recent, end)
+		st.ran, st.lately = shareRan(hi-lo, len(ends)), shareRan(hi-mid, len(st.ends))
 		for k := hi - 1; k >= 0 && st.worker == ""; k-- {
 			st.worker = s.worker(k)
 		}
@@ -326,6 +346,18 @@ func (r *Reader) component(topology dhalion.Topology, name string, start, recent
 	}
 	return c
 }
+
+// shareRan is the share of the time in which an instance had not ended, from how often
+// it was measured and how often it had ended.
+func shareRan(rows, ends int) float64 {
+	if ends == 0 {
+		return 1
+	}
+	return float64(rows) / float64(rows+ends)
+}
+
+// over says that all instances have ended.
+func (c *componentState) over() bool { return c.ended != nil && !slices.Contains(c.ended, false) }
 
 func (st *instanceState) measure(p pasts) {
 	level := p.level[st.target]
@@ -494,7 +526,7 @@ func (c *componentState) comparePeers() {
 					told++
 				}
 			}
-			if told > 1 || c.spec.Parallelism == 1 {
+			if told > 1 || c.live == 1 {
 				i.row.set(share, ratio(own*float64(told), sum, 0))
 			}
 		}

@@ -151,6 +151,9 @@ func (r *Reader) jobRow(snap *Snapshot, states map[string]*componentState, order
 	slowest, lost := 0.0, false // s, in which the last backlog has drained; NaN: one does not
 	for _, name := range order {
 		c := states[name]
+		if !c.source && c.over() {
+			continue // it takes nothing more
+		}
 		if !c.source {
 			load = most(load, c.row.get("load_ratio"))
 			peak = most(peak, c.row.get("load_ratio_peak"))
@@ -216,7 +219,7 @@ func (c *componentState) backlog() (waiting, drain float64, any bool) {
 	at, reported := map[int64]float64{}, map[int64]int{}
 	newest, have := 0.0, 0
 	for _, i := range c.instances {
-		if !known(i.row.get(string(dhalion.Lag))) {
+		if !known(i.row.get(string(dhalion.Lag))) || c.ended != nil && c.ended[i.target.Instance] {
 			continue // nothing is dealt to it that it could leave lying
 		}
 		have++

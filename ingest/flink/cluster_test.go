@@ -735,6 +735,42 @@ func TestWhatHasFinishedNeitherWaitsNorIsWaitedFor(t *testing.T) {
 	}
 }
 
+func TestOfWhatHasFinishedItIsGivenThatNothingArrives(t *testing.T) {
+	c := newCluster(t)
+	c.n["source"] = 2
+	c.gauges = []string{"0.Source__a.pendingRecords=200", "1.Source__a.pendingRecords=200"}
+	for k, done := range []map[string]int{{}, {}, {"source": 1}, {"source": 2, "sink": 1}} {
+		c.done = done
+		c.poll(5 * k)
+	}
+	all := c.results()
+	for target, finished := range map[dhalion.Target]int{ // the first poll of which it has
+		dhalion.InstanceTarget("file/job", "source", 0): 2,
+		dhalion.InstanceTarget("file/job", "source", 1): 3,
+		dhalion.InstanceTarget("file/job", "sink", 0):   3,
+		dhalion.InstanceTarget("file/job", "sink", 1):   4,
+	} {
+		for k, r := range all {
+			given := map[dhalion.Metric]float64{}
+			for _, m := range r.Measurements {
+				if m.Target == target {
+					given[m.Metric] = m.Value
+				}
+			}
+			offered, ok := given[dhalion.OfferedRecords]
+			if ended := ok && offered == 0 && len(given) == 1; ended != (k >= finished) {
+				t.Errorf("poll %d: %s gives %v", k, target, given)
+			}
+		}
+	}
+	// While the job is not as it should be, nothing is given of any subtask.
+	c.state = "RESTARTING"
+	c.poll(20)
+	if got := values(c.results(), dhalion.InstanceTarget("file/job", "source", 0), dhalion.OfferedRecords)[4]; got == got {
+		t.Errorf("offered %v in a job that is down", got)
+	}
+}
+
 func TestCheckpointsThatFailInARowAreCounted(t *testing.T) {
 	c := newCluster(t)
 	c.poll(0)

@@ -89,8 +89,12 @@ func (e *evaluation) giveInstances() {
 			old := before[i]
 			switch {
 			case now.subtasks[i].Status == flink.Finished:
-				// It waits for nobody and nothing waits for it, as runningShare has it.
+				// It waits for nobody and nothing waits for it, as runningShare has it. That
+				// nothing arrives there any more is all that is given.
 				r.seen[vid][i] = now
+				if s := now.subtasks[i]; e.deployed {
+					e.emit(dhalion.InstanceTarget(e.job.id, r.graph.name[vid], i), workerName(s.Worker()), dhalion.OfferedRecords, 0)
+				}
 			case e.deployed && old != nil && old.deployed && sameReading(old.subtasks[i], now.subtasks[i], moved):
 				// Flink answers from a cache. What it says a second time is not news, and
 				// the next difference is to what it said the first time.

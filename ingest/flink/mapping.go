@@ -46,7 +46,7 @@ func Mapping() []MetricMapping {
 		{dhalion.InputQueueBuffers, dhalion.KindInstance, gauges + "Shuffle.Netty.Input.Buffers.inputQueueLength", false, "not of a source"},
 		{dhalion.InputQueueFraction, dhalion.KindInstance, gauges + "Shuffle.Netty.Input.Buffers.inPoolUsage", false, "not of a source; local channels hide themselves from it"},
 		{dhalion.Lag, dhalion.KindInstance, gauges + "OPERATOR.pendingRecords", false, "of a source; several are added"},
-		{dhalion.OfferedRecords, dhalion.KindInstance, "write-records, pendingRecords", true, "of a source: records_out plus the growth of the lag, at least 0; where something is chained to it, the lag counts as what is put out for it"},
+		{dhalion.OfferedRecords, dhalion.KindInstance, "write-records, pendingRecords", true, "of a source: records_out plus the growth of the lag, at least 0; where something is chained to it, the lag counts as what is put out for it; of a subtask that has finished, source or not: 0, and nothing else"},
 		{dhalion.OutputQueueFraction, dhalion.KindInstance, gauges + "Shuffle.Netty.Output.Buffers.outPoolUsage", false, "only with a component downstream"},
 		{dhalion.QueueBytes, dhalion.KindInstance, gauges + "Shuffle.Netty.Input.Buffers.inputQueueSize", false, "not of a source"},
 		{dhalion.RecordsIn, dhalion.KindInstance, subtasks + "read-records; " + gauges + "OPERATOR.numRecordsOut", false, "of a source, whose read-records is always 0, the operator's own counter, and only where something is chained to it"},
