@@ -416,23 +416,33 @@ func (l *labelReader) target(in store.Incident, vertex, subtask, worker string) 
 	return dhalion.InstanceTarget(in.Job, component, n), "", nil
 }
 
+// names are the components that a job ever had.
+func (l *labelReader) names(job dhalion.JobID) ([]string, error) {
+	known, ok := l.components[job]
+	if ok {
+		return known, nil
+	}
+	topologies, err := l.st.Topologies(l.ctx, job, time.Time{}, time.Now().Add(24*time.Hour))
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range topologies {
+		for _, c := range t.Components {
+			if !slices.Contains(known, c.Name) {
+				known = append(known, c.Name)
+			}
+		}
+	}
+	l.components[job] = known
+	return known, nil
+}
+
 // component is the job's component of a name, or of that name without what Flink
 // puts around it. A job without a topology is believed.
 func (l *labelReader) component(job dhalion.JobID, name string) (string, error) {
-	known, ok := l.components[job]
-	if !ok {
-		topologies, err := l.st.Topologies(l.ctx, job, time.Time{}, time.Now().Add(24*time.Hour))
-		if err != nil {
-			return "", err
-		}
-		for _, t := range topologies {
-			for _, c := range t.Components {
-				if !slices.Contains(known, c.Name) {
-					known = append(known, c.Name)
-				}
-			}
-		}
-		l.components[job] = known
+	known, err := l.names(job)
+	if err != nil {
+		return "", err
 	}
 	if len(known) == 0 || slices.Contains(known, name) {
 		return name, nil
@@ -546,20 +556,34 @@ func workerNamed(text string) (string, bool) {
 	return "", false
 }
 
-// given is the target of a label that a flag names. A bare name is a worker's where the
-// cause is a worker's, or where the job had such a worker and has no such component.
+// given is the target of a label that a flag names: the component or the worker that is
+// called so, else the worker that is behind the prefix. A bare name is a worker's where
+// the cause is a worker's, or where the job had such a worker and has no such component.
 func (l *labelReader) given(in store.Incident, text string) (dhalion.Target, error) {
 	if text == "" || text == "job" {
 		return dhalion.JobTarget(in.Job), nil
 	}
-	w, ok := workerNamed(text)
-	if kinds := policy.Kinds[in.Cause]; !ok && len(kinds) == 1 && kinds[0] == dhalion.KindWorker {
-		w, ok = text, true
+	names, err := l.names(in.Job)
+	if err != nil {
+		return dhalion.Target{}, err
 	}
-	if ok {
-		return dhalion.WorkerTarget(in.Job, w), nil
-	}
+	kinds := policy.Kinds[in.Cause]
+	ofWorkers := len(kinds) == 1 && kinds[0] == dhalion.KindWorker
 	name, index, instance := strings.Cut(strings.TrimSuffix(text, "]"), "[")
+	w, prefixed := workerNamed(text)
+	switch {
+	case prefixed && (ofWorkers || !slices.Contains(names, name)):
+		h, err := l.hosts(in, true)
+		if err != nil {
+			return dhalion.Target{}, err
+		}
+		if h.workers[text] {
+			w = text
+		}
+		return dhalion.WorkerTarget(in.Job, w), nil
+	case ofWorkers:
+		return dhalion.WorkerTarget(in.Job, text), nil
+	}
 	component, err := l.component(in.Job, name)
 	if err != nil {
 		if h, herr := l.hosts(in, true); herr == nil && h.workers[text] {
