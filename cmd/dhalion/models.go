@@ -451,7 +451,7 @@ has not seen.`,
 						return fmt.Errorf("evaluate-model: %w", err)
 					}
 				} else {
-					if incidents, err = (labelReader{engine: engine, certainty: 1, name: file, ctx: ctx, st: st}).file(); err != nil {
+					if incidents, err = (labelReader{engine: engine, certainty: 1, name: file, remark: a.remark, ctx: ctx, st: st}).file(); err != nil {
 						return fmt.Errorf("evaluate-model: %w", err)
 					}
 					// The order of a file's rows shall not change what is asked, nor what is summed.
