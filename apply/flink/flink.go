@@ -39,9 +39,12 @@ type Actuator struct {
 	Client *flink.Client
 	Job    string // Flink's name of it
 	Start  *Start // nil: the job cannot be started anew
-	// Started are the arguments of the runs that we or our hooks started, or ended; any
-	// other has those of Start.
+	// Started are the arguments of the runs that we or our hooks started, or ended.
 	Started map[string][]string
+	// Left is the hook that started the job anew last, where nobody noted which run
+	// followed it: any run that is not in Started has what it left, but the one that it
+	// was to end. Nil: there is none, and such a run has the arguments of Start.
+	Left *Hooked
 	// Wait sleeps, and returns early with the context's error when it ends.
 	Wait func(ctx context.Context, d time.Duration) error
 }
@@ -232,10 +235,7 @@ func (a *Actuator) prepareRestart(ctx context.Context, c apply.Call, run flink.J
 	if n.Jar, err = a.jar(ctx); err != nil {
 		return apply.Intent{}, err
 	}
-	n.Arguments = slices.Clone(a.Start.Arguments)
-	if with, ours := a.Started[run.ID]; ours {
-		n.Arguments = slices.Clone(with)
-	}
+	n.Arguments = slices.Clone(a.Arguments(run.ID))
 	if then.arguments != nil {
 		n.Arguments = slices.Clone(then.arguments)
 	}
@@ -626,12 +626,27 @@ func (a *Actuator) Restore(ctx context.Context, c apply.Call, i apply.Intent) (a
 	return back, err == nil
 }
 
-// remember keeps a run's arguments for the next restart of the same plan.
+// Arguments are those that a run was started with, as far as is known; nil: that is not.
+func (a *Actuator) Arguments(run string) []string {
+	with, known := a.Started[run]
+	switch {
+	case known:
+		return with
+	case a.Left != nil && run != a.Left.Ends:
+		return a.Left.Left
+	case a.Start != nil:
+		return a.Start.Arguments
+	}
+	return nil
+}
+
+// remember keeps a run's arguments for the next restart of the same plan. A run that
+// somebody starts after it has nothing of a hook before it.
 func (a *Actuator) remember(run string, arguments []string) {
 	if a.Started == nil {
 		a.Started = map[string][]string{}
 	}
-	a.Started[run] = arguments
+	a.Started[run], a.Left = arguments, nil
 }
 
 // stop ends the run with a savepoint and returns where that is; else what came

@@ -30,12 +30,7 @@ func (a *Actuator) Hooking(ctx context.Context, c apply.Call) (h Hooked, err err
 	if err == nil {
 		h.Ends = run.ID
 	}
-	if a.Start != nil {
-		h.Had = slices.Clone(a.Start.Arguments)
-	}
-	if with, ours := a.Started[run.ID]; ours {
-		h.Had = slices.Clone(with)
-	}
+	h.Had = slices.Clone(a.Arguments(run.ID))
 	h.Left = append([]string{}, h.Had...)
 	for _, x := range c.Actions {
 		if x.Kind == dhalion.SetKnob {

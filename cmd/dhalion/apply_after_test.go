@@ -727,15 +727,7 @@ func TestAKnobThatAHookSetIsRememberedAndIsSetBackByIt(t *testing.T) {
 	if live.Run == before || !slices.Equal(live.Arguments, []string{"--salt", "4", "--fast"}) {
 		t.Fatalf("run %s has arguments %v", live.Run, live.Arguments)
 	}
-	b.store(func(ctx context.Context, st *store.Store) error {
-		a, _, _ := b.app(time.Now)
-		for run, want := range map[string]string{before: "[--salt 1 --fast]", live.Run: "[--salt 4 --fast]"} {
-			if got, err := a.arguments(ctx, st, orders, run); err != nil || fmt.Sprint(got) != want {
-				t.Errorf("run %s was started with %v, not %s: %v", run, got, want, err)
-			}
-		}
-		return nil
-	})
+	b.startedWith(map[string]string{before: "[--salt 1 --fast]", live.Run: "[--salt 4 --fast]"})
 	b.undone(id)
 	if live := b.cluster.Live("orders"); !slices.Equal(live.Arguments, []string{"--salt", "1", "--fast"}) {
 		t.Errorf("it has arguments %v", live.Arguments)
@@ -753,15 +745,7 @@ func TestWhatAHookSetHoldsForTheRunThatFollowedIt(t *testing.T) {
 	b.cluster.StartJar(b.cluster.Upload("shop.jar", shop), "--salt", "2", "--fast", "--audit")
 	b.configured(strings.Replace(oneJob, `[--salt, "1", --fast]`, `[--salt, "2", --fast, --audit]`, 1))
 	b.ingest()
-	b.store(func(ctx context.Context, st *store.Store) error {
-		a, _, _ := b.app(time.Now)
-		for run, want := range map[string]string{hooks: "[--salt 4 --fast]", b.cluster.Live("orders").Run: "[--salt 2 --fast --audit]"} {
-			if got, err := a.arguments(ctx, st, orders, run); err != nil || fmt.Sprint(got) != want {
-				t.Errorf("run %s was started with %v, not %s: %v", run, got, want, err)
-			}
-		}
-		return nil
-	})
+	b.startedWith(map[string]string{hooks: "[--salt 4 --fast]", b.cluster.Live("orders").Run: "[--salt 2 --fast --audit]"})
 	id, _ = b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "2", "8")} }))
 	b.run("apply", id, "--no-wait")
 	if live := b.cluster.Live("orders"); !slices.Equal(live.Arguments, []string{"--salt", "8", "--fast", "--audit"}) {
@@ -769,10 +753,81 @@ func TestWhatAHookSetHoldsForTheRunThatFollowedIt(t *testing.T) {
 	}
 }
 
+// startedWith holds with which arguments runs of orders are said to have been started.
+func (b *bench) startedWith(want map[string]string) {
+	b.t.Helper()
+	b.store(func(ctx context.Context, st *store.Store) error {
+		a, _, _ := b.app(time.Now)
+		for run, want := range want {
+			if got, err := a.arguments(ctx, st, orders, run); err != nil || fmt.Sprint(got) != want {
+				b.t.Errorf("run %s was started with %v, not %s: %v", run, got, want, err)
+			}
+		}
+		return nil
+	})
+}
+
+func TestWhatAHookSetHoldsWhereNobodyNotedWhichRunFollowedIt(t *testing.T) {
+	for name, again := range map[string]func(b *bench){
+		"ours": func(b *bench) { b.configured(oneJob) },
+		"hook": func(b *bench) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, newDatabase(t))
+			b.turning(true)
+			before := b.cluster.Live("orders").Run
+			id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "1", "4")} }))
+			b.run("apply", id, "--no-wait")
+			// Older programs did not.
+			if err := execute(b.db.url, `UPDATE journal SET result = result - 'run'`); err != nil {
+				t.Fatal(err)
+			}
+			turned := b.cluster.Live("orders").Run
+			b.startedWith(map[string]string{before: "[--salt 1 --fast]", turned: "[--salt 4 --fast]"})
+			b.ingest()
+			again(b)
+			id, _ = b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "4", "8")} }))
+			b.run("apply", id, "--no-wait")
+			if live := b.cluster.Live("orders"); !slices.Equal(live.Arguments, []string{"--salt", "8", "--fast"}) {
+				t.Errorf("it has arguments %v", live.Arguments)
+			}
+			// From then on the journal says which run has what, and of others dhalion.yaml does.
+			b.startedWith(map[string]string{b.cluster.Live("orders").Run: "[--salt 8 --fast]", "somebody's": "[--salt 1 --fast]"})
+		})
+	}
+}
+
+func TestWhatAHookSetHoldsForARunThatCameUpTooLate(t *testing.T) {
+	b := newBench(t, newDatabase(t))
+	before := b.cluster.Live("orders").Run
+	id := b.idle()
+	b.cluster.SetState(before, "CANCELED")
+	b.cluster.StartJar(b.cluster.Upload("shop.jar", shop), "--salt", "4", "--fast")
+	late := b.cluster.Live("orders").Run
+	b.run("apply", id, "--abort", "--reason", "it took too long")
+	b.startedWith(map[string]string{before: "[--salt 1 --fast]", late: "[--salt 4 --fast]"})
+	// A restart of ours that sets another knob leaves it.
+	b.ingest()
+	b.configured(oneJob)
+	id, _ = b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--batch", "10", "20")} }))
+	b.run("apply", id, "--no-wait")
+	if live := b.cluster.Live("orders"); !strings.Contains(fmt.Sprint(live.Arguments), "--salt 4 --fast") {
+		t.Errorf("it has arguments %v", live.Arguments)
+	}
+}
+
 func TestAHookThatStartsNothingAnewHasNotSetAKnob(t *testing.T) {
 	b := newBench(t, calling(t, newSession(t).url, "idle"))
+	b.idle()
+	b.startedWith(map[string]string{b.cluster.Live("orders").Run: "[--salt 1 --fast]"})
+}
+
+// idle applies a plan whose hook should set --salt from 1 to 4, and does nothing.
+func (b *bench) idle() (id string) {
+	t := b.t
+	t.Helper()
 	b.turning(false)
-	id, _ := b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "1", "4")} }))
+	id, _ = b.approvedPlan(b.draft(func(t dhalion.Topology) []dhalion.Action { return []dhalion.Action{knob(t, "--salt", "1", "4")} }))
 	// From when the hook has ended on every look at the clock takes some minutes.
 	var ended atomic.Bool
 	var looks atomic.Int64
@@ -791,6 +846,7 @@ func TestAHookThatStartsNothingAnewHasNotSetAKnob(t *testing.T) {
 	if state, why := b.state(id); code != exitFailure || state != "unclear" || !strings.Contains(why, "no other was started") {
 		t.Errorf("it ended with %d and is %s: %s %s", code, state, why, errs)
 	}
+	return id
 }
 
 func TestAMoveThatLeavesFewerInstancesIsDoneWhenTheyAreBack(t *testing.T) {

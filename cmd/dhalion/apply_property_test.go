@@ -163,7 +163,7 @@ func (p *property) carryOut(t *rapid.T, url string, topology dhalion.Topology, a
 	}
 	defer server.Close()
 	hand := &actuator.Actuator{Client: server, Job: orders.Name(), Wait: p.clock.wait, Start: &actuator.Start{Jar: "drawn.jar", Arguments: arguments, Savepoints: "file:///s"}}
-	if hand.Started, err = started(ctx, p.st, orders); err != nil {
+	if hand.Started, hand.Left, err = started(ctx, p.st, orders); err != nil {
 		t.Fatal(err)
 	}
 	a := &apply.Applier{

@@ -112,13 +112,39 @@ func (a *app) examples(ctx context.Context, st *store.Store, f judgeFlags, incid
 		}
 		out, left = append(out, some...), append(left, l.left...)
 	}
-	if len(out) == 0 && len(left) > 0 {
-		return nil, nil, hinted(fmt.Errorf("%s: none of the labels can be learned from, or judged by", left[0].words()), "label what lasted longer, at a target at which its cause is judged")
-	}
 	if len(out) == 0 {
-		return nil, nil, hinted(errors.New("nothing is known of the times of the incidents"), "ingest the histories that the labels are about")
+		return nil, nil, untaught(incidents, left)
 	}
-	return diagnose.OneFamilyARun(out), left, nil
+	families := familiesOf(incidents)
+	for i := range out {
+		out[i].Family = families[out[i].Run]
+	}
+	return out, left, nil
+}
+
+// familiesOf are the families of the jobs that labels are of, also where all of a job's
+// are left out.
+func familiesOf(incidents []store.Incident) map[string]string {
+	all := make([]diagnose.Example, len(incidents))
+	for i, in := range incidents {
+		all[i] = diagnose.Example{Run: string(in.Job), Family: in.Family}
+	}
+	families := map[string]string{}
+	for _, e := range diagnose.OneFamilyARun(all) {
+		families[e.Run] = e.Family
+	}
+	return families
+}
+
+// untaught says why none of some labels gave an example: all were left out, or nothing
+// is known of the times of others.
+func untaught(incidents []store.Incident, left []leftOut) error {
+	for _, in := range incidents {
+		if !slices.ContainsFunc(left, func(l leftOut) bool { return l.hides(in.Incident) }) {
+			return hinted(errors.New("nothing is known of the times of the incidents"), "ingest the histories that the labels are about")
+		}
+	}
+	return hinted(fmt.Errorf("%s: none of the labels can be learned from, or judged by", left[0].words()), "label what lasted longer, at a target at which its cause is judged")
 }
 
 // newLesson works out the windows of a job's incidents, as far as it was measured; no

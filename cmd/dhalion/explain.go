@@ -121,18 +121,19 @@ that is said of an unlikely diagnosis, too.`,
 				if err != nil {
 					return err
 				}
-				if err := askable(e.result.Snapshot, cause, targetFlag); err != nil {
+				of := meant(e.result.Snapshot, targetFlag)
+				if err := askable(e.result.Snapshot, cause, targetFlag, of); err != nil {
 					return err
 				}
 				explained, unlikely := []explanation{}, []explanation{}
 				q := e.result.Ask(e.model)
 				for _, d := range e.result.Diagnoses {
-					if (cause == "" || d.Cause == cause) && (targetFlag == "" || named(d.Target, targetFlag)) {
+					if (cause == "" || d.Cause == cause) && (targetFlag == "" || of(d.Target)) {
 						explained = append(explained, explain(e, q, d))
 					}
 				}
 				if len(explained) == 0 && cause != "" && targetFlag != "" {
-					unlikely = explainUnlikely(e, q, cause, targetFlag)
+					unlikely = explainUnlikely(e, q, cause, of)
 				}
 				if err := tried(ctx, st, e, explained, unlikely); err != nil {
 					return err
@@ -213,19 +214,29 @@ func parseCause(s string) (dhalion.Cause, error) {
 	return cause, nil
 }
 
-// named reports whether a person may mean a target by a name.
-func named(t dhalion.Target, name string) bool {
-	if w, ok := workerNamed(name); ok && t.Kind == dhalion.KindWorker {
-		return w == t.Worker
+// meant picks the targets that a person may mean by a name: those that are called so,
+// and where none is the worker that is behind the prefix.
+func meant(snap *features.Snapshot, name string) func(dhalion.Target) bool {
+	called := func(t dhalion.Target) bool {
+		if t.Kind == dhalion.KindWorker {
+			return name == t.Worker
+		}
+		return name == t.String() || t.Kind == dhalion.KindInstance && name == t.Component
 	}
-	return name == t.String() || t.Kind == dhalion.KindWorker && name == t.Worker ||
-		t.Kind == dhalion.KindInstance && name == t.Component
+	w, prefixed := workerNamed(name)
+	for _, kind := range dhalion.TargetKinds {
+		prefixed = prefixed && !slices.ContainsFunc(snap.Targets(kind), called)
+	}
+	if prefixed {
+		return func(t dhalion.Target) bool { return t.Kind == dhalion.KindWorker && t.Worker == w }
+	}
+	return called
 }
 
 // askable says that nothing that is seen of the job has a target's name, or that none of
 // what has it is judged for the cause, and what there is. Where nothing is seen nobody
 // knows.
-func askable(snap *features.Snapshot, cause dhalion.Cause, name string) error {
+func askable(snap *features.Snapshot, cause dhalion.Cause, name string, of func(dhalion.Target) bool) error {
 	if name == "" || len(snap.Targets(dhalion.KindComponent)) == 0 {
 		return nil
 	}
@@ -233,10 +244,10 @@ func askable(snap *features.Snapshot, cause dhalion.Cause, name string) error {
 	known, first := false, dhalion.Target{}
 	for _, kind := range dhalion.TargetKinds {
 		for _, t := range snap.Targets(kind) {
-			known = known || named(t, name)
+			known = known || of(t)
 			switch {
 			case cause != "" && !slices.Contains(policy.Kinds[cause], kind):
-			case named(t, name):
+			case of(t):
 				return nil
 			case kind == dhalion.KindInstance && t.Component == first.Component:
 				judged[len(judged)-1] = fmt.Sprintf("%s to %s", first, t)
@@ -263,11 +274,11 @@ func askable(snap *features.Snapshot, cause dhalion.Cause, name string) error {
 const mostLike = 3
 
 // explainUnlikely explains pairs of a cause that are below what is listed.
-func explainUnlikely(e *evaluation, q *diagnose.Inquiry, cause dhalion.Cause, target string) []explanation {
+func explainUnlikely(e *evaluation, q *diagnose.Inquiry, cause dhalion.Cause, of func(dhalion.Target) bool) []explanation {
 	all := []explanation{}
 	for _, kind := range policy.Kinds[cause] {
 		for _, t := range e.result.Snapshot.Targets(kind) {
-			if !named(t, target) {
+			if !of(t) {
 				continue
 			}
 			if f, ok := q.Flip(dhalion.Pair{Target: t, Cause: cause}); ok {

@@ -49,29 +49,6 @@ func (r *renewing) Look(ctx context.Context, c apply.Call, i apply.Intent) (appl
 	return standing, why
 }
 
-// hooked are the arguments of the runs of a job that hooks have ended and of those that
-// followed, by run.
-func hooked(ctx context.Context, st *store.Store, job dhalion.JobID) (map[string][]string, error) {
-	entries, err := st.Hooked(ctx, job, 50)
-	if err != nil {
-		return nil, err
-	}
-	known := map[string][]string{}
-	for _, e := range entries {
-		var h actuator.Hooked
-		if json.Unmarshal(e.Intent.Note, &h) != nil || h.Left == nil {
-			continue
-		}
-		if h.Ends != "" && h.Had != nil {
-			known[h.Ends] = h.Had
-		}
-		if e.Result.Run != "" {
-			known[e.Result.Run] = h.Left
-		}
-	}
-	return known, nil
-}
-
 // teller is the hook that is declared for the alerts of a job.
 func (a *app) teller(job dhalion.JobID) func(dhalion.Action) apply.Actuator {
 	return func(x dhalion.Action) apply.Actuator {

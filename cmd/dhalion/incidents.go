@@ -50,8 +50,10 @@ func (a *app) incidentsImport() *cobra.Command {
 target_vertex, target_subtask, target_worker, note, incident, shape or family, certainty. A row
 without a target is about the job; the cause "none" says that nothing was wrong. Rows of one job
 with one incident belong together; jobs of one shape are alike. A file is taken in as a whole or
-not at all, and a second time changes nothing. The jobs' histories must be known first, and a
-label's target must be one at which its cause is judged, and that the job had then.`,
+not at all, and a second time changes nothing. The jobs' histories must be known first, and the
+target of a label in CSV must be one at which its cause is judged, and that the job had then. Of
+JSON such labels are taken in, with a warning, since older programs kept them: train and
+evaluate-model leave them out.`,
 		Example: "  dhalion incidents import labels.csv\n  dhalion incidents import labels.csv --engine prod --source on-call",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -66,7 +68,7 @@ label's target must be one at which its cause is judged, and that the job had th
 				}
 				var all []came
 				for _, name := range args {
-					incidents, err := labelReader{engine: engine, source: source, certainty: certainty, name: name, ctx: ctx, st: st}.file()
+					incidents, err := labelReader{engine: engine, source: source, certainty: certainty, name: name, remark: a.remark, ctx: ctx, st: st}.file()
 					if err != nil {
 						return err
 					}
@@ -123,6 +125,7 @@ type labelReader struct {
 	certainty            float64
 	components           map[dhalion.JobID][]string
 	jobs                 []store.JobInfo // that are known
+	remark               func(format string, args ...any)
 
 	ctx context.Context
 	st  *store.Store
@@ -179,6 +182,7 @@ func (l *labelReader) json(data []byte) ([]store.Incident, error) {
 		return nil, fmt.Errorf("%s: it is no file of incidents of version 1", l.name)
 	}
 	all, at := make([]store.Incident, len(e.Incidents)), 0
+	left, first := 0, ""
 	for i, raw := range e.Incidents {
 		at += bytes.Index(data[at:], raw)
 		err := models.Strict(raw, &all[i])
@@ -186,12 +190,22 @@ func (l *labelReader) json(data []byte) ([]store.Incident, error) {
 			err = cmp.Or(check(all[i]), l.known(all[i].Job))
 		}
 		if err == nil {
-			err = l.there(all[i])
+			err = cmp.Or(misplaced(all[i]), l.there(all[i]))
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s:%d: incident %d: %w", l.name, 1+bytes.Count(data[:at], []byte("\n")), i+1, err)
+			err = fmt.Errorf("%s:%d: incident %d: %w", l.name, 1+bytes.Count(data[:at], []byte("\n")), i+1, err)
+		}
+		if errors.As(err, new(*oddLabel)) {
+			if left++; left == 1 {
+				first = err.Error()
+			}
+		} else if err != nil {
+			return nil, err
 		}
 		at += len(raw)
+	}
+	if left > 0 {
+		l.remark("warning: %s; train and evaluate-model leave out %s whose cause is not judged at the target, or whose target the job did not have then", plain(first), plural(left, "label"))
 	}
 	return all, nil
 }
@@ -210,11 +224,19 @@ func check(in store.Incident) error {
 	case in.Source == "":
 		return errors.New("it does not say where it comes from")
 	}
-	return misplaced(in)
+	return nil
 }
 
-// misplaced says that a label's cause is not judged at its kind of target: no pair
-// would ever be the label's, and the one that was meant would be learned as wrong.
+// oddLabel says of a label that no pair that is judged is of it. Older programs took
+// such labels, and what they wrote is still read.
+type oddLabel struct{ why string }
+
+func (e *oddLabel) Error() string { return e.why }
+
+func odd(format string, args ...any) error { return &oddLabel{fmt.Sprintf(format, args...)} }
+
+// misplaced says by *oddLabel that a label's cause is not judged at its kind of target:
+// no pair would ever be the label's, and the one that was meant would be learned as wrong.
 func misplaced(in store.Incident) error {
 	kinds := policy.Kinds[in.Cause]
 	if in.Cause == "" || slices.Contains(kinds, in.Target.Kind) {
@@ -225,7 +247,7 @@ func misplaced(in store.Incident) error {
 	for _, kind := range kinds {
 		at = append(at, names[kind])
 	}
-	return fmt.Errorf("%s holds at %s, and not at %s", in.Cause, strings.Join(at, " or "), names[in.Target.Kind])
+	return odd("%s holds at %s, and not at %s", in.Cause, strings.Join(at, " or "), names[in.Target.Kind])
 }
 
 // hosts are what a job had during a label: how many instances of each component, and
@@ -274,8 +296,8 @@ func (l *labelReader) hosts(in store.Incident, rows bool) (hosts, error) {
 	return h, nil
 }
 
-// there says that a job did not have a label's target then. What is not known is
-// believed.
+// there says by *oddLabel that a job did not have a label's target then. What is not
+// known is believed.
 func (l *labelReader) there(in store.Incident) error {
 	if in.Cause == "" || in.Target.Kind == dhalion.KindJob {
 		return nil
@@ -291,11 +313,11 @@ func (l *labelReader) there(in store.Incident) error {
 	n, known := h.instances[in.Target.Component]
 	switch {
 	case worker != "" && len(h.workers) > 0 && !h.workers[worker]:
-		return fmt.Errorf("job %s had no worker %q then: there were %s", in.Job, worker, strings.Join(slices.Sorted(maps.Keys(h.workers)), ", "))
+		return odd("job %s had no worker %q then: there were %s", in.Job, worker, strings.Join(slices.Sorted(maps.Keys(h.workers)), ", "))
 	case worker == "" && len(h.instances) > 0 && !known:
-		return fmt.Errorf("job %s had no component %q then: there were %s", in.Job, in.Target.Component, strings.Join(slices.Sorted(maps.Keys(h.instances)), ", "))
+		return odd("job %s had no component %q then: there were %s", in.Job, in.Target.Component, strings.Join(slices.Sorted(maps.Keys(h.instances)), ", "))
 	case worker == "" && known && in.Target.Instance >= n:
-		return fmt.Errorf("%s of job %s had %s then, numbered from 0", in.Target.Component, in.Job, plural(n, "instance"))
+		return odd("%s of job %s had %s then, numbered from 0", in.Target.Component, in.Job, plural(n, "instance"))
 	}
 	return nil
 }
@@ -416,23 +438,33 @@ func (l *labelReader) target(in store.Incident, vertex, subtask, worker string) 
 	return dhalion.InstanceTarget(in.Job, component, n), "", nil
 }
 
+// names are the components that a job ever had.
+func (l *labelReader) names(job dhalion.JobID) ([]string, error) {
+	known, ok := l.components[job]
+	if ok {
+		return known, nil
+	}
+	topologies, err := l.st.Topologies(l.ctx, job, time.Time{}, time.Now().Add(24*time.Hour))
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range topologies {
+		for _, c := range t.Components {
+			if !slices.Contains(known, c.Name) {
+				known = append(known, c.Name)
+			}
+		}
+	}
+	l.components[job] = known
+	return known, nil
+}
+
 // component is the job's component of a name, or of that name without what Flink
 // puts around it. A job without a topology is believed.
 func (l *labelReader) component(job dhalion.JobID, name string) (string, error) {
-	known, ok := l.components[job]
-	if !ok {
-		topologies, err := l.st.Topologies(l.ctx, job, time.Time{}, time.Now().Add(24*time.Hour))
-		if err != nil {
-			return "", err
-		}
-		for _, t := range topologies {
-			for _, c := range t.Components {
-				if !slices.Contains(known, c.Name) {
-					known = append(known, c.Name)
-				}
-			}
-		}
-		l.components[job] = known
+	known, err := l.names(job)
+	if err != nil {
+		return "", err
 	}
 	if len(known) == 0 || slices.Contains(known, name) {
 		return name, nil
@@ -488,7 +520,7 @@ func (a *app) incidentsAdd() *cobra.Command {
 					if in.Target, err = l.given(in, target); err != nil {
 						return err
 					}
-					if err := check(in); err != nil {
+					if err := cmp.Or(check(in), misplaced(in)); err != nil {
 						return usagef("%s", err)
 					}
 					if err := l.there(in); err != nil {
@@ -546,20 +578,34 @@ func workerNamed(text string) (string, bool) {
 	return "", false
 }
 
-// given is the target of a label that a flag names. A bare name is a worker's where the
-// cause is a worker's, or where the job had such a worker and has no such component.
+// given is the target of a label that a flag names: the component or the worker that is
+// called so, else the worker that is behind the prefix. A bare name is a worker's where
+// the cause is a worker's, or where the job had such a worker and has no such component.
 func (l *labelReader) given(in store.Incident, text string) (dhalion.Target, error) {
 	if text == "" || text == "job" {
 		return dhalion.JobTarget(in.Job), nil
 	}
-	w, ok := workerNamed(text)
-	if kinds := policy.Kinds[in.Cause]; !ok && len(kinds) == 1 && kinds[0] == dhalion.KindWorker {
-		w, ok = text, true
+	names, err := l.names(in.Job)
+	if err != nil {
+		return dhalion.Target{}, err
 	}
-	if ok {
-		return dhalion.WorkerTarget(in.Job, w), nil
-	}
+	kinds := policy.Kinds[in.Cause]
+	ofWorkers := len(kinds) == 1 && kinds[0] == dhalion.KindWorker
 	name, index, instance := strings.Cut(strings.TrimSuffix(text, "]"), "[")
+	w, prefixed := workerNamed(text)
+	switch {
+	case prefixed && (ofWorkers || !slices.Contains(names, name)):
+		h, err := l.hosts(in, true)
+		if err != nil {
+			return dhalion.Target{}, err
+		}
+		if h.workers[text] {
+			w = text
+		}
+		return dhalion.WorkerTarget(in.Job, w), nil
+	case ofWorkers:
+		return dhalion.WorkerTarget(in.Job, text), nil
+	}
 	component, err := l.component(in.Job, name)
 	if err != nil {
 		if h, herr := l.hosts(in, true); herr == nil && h.workers[text] {

@@ -35,16 +35,32 @@ func (l leftOut) words() string {
 	return fmt.Sprintf("%s at %s of %s, %s", l.Cause, planfile.Where(l.Target), l.Job, when(l.Start))
 }
 
+// of says that a label is this one.
+func (l leftOut) of(in dhalion.Incident) bool {
+	return l.Job == in.Job && l.Cause == causeOr(in.Cause) && l.Target == in.Target && l.Start.Equal(in.Start) && l.End.Equal(in.End)
+}
+
+// hides says that a label taught nothing because this one is left out: it is the same, or
+// of the time of one whose windows are.
+func (l leftOut) hides(in dhalion.Incident) bool {
+	return l.of(in) || l.Job == in.Job && l.Why == notJudged && in.Start.Before(l.End) && l.Start.Before(in.End)
+}
+
 // leaveOut counts windows of a label as left out.
 func leaveOut(all []leftOut, in dhalion.Incident, why string, windows int) []leftOut {
 	l := leftOut{in.Job, causeOr(in.Cause), in.Target, in.Start.UTC(), in.End.UTC(), why, windows}
 	for i := range all {
-		if had := all[i]; had.Job == l.Job && had.Cause == l.Cause && had.Target == l.Target && had.Start.Equal(l.Start) && had.End.Equal(l.End) && had.Why == why {
+		if all[i].of(in) && all[i].Why == why {
 			all[i].Windows += windows
 			return all
 		}
 	}
 	return append(all, l)
+}
+
+// lefts are those of some jobs.
+func lefts(all []leftOut, of func(job dhalion.JobID) bool) []leftOut {
+	return slices.DeleteFunc(slices.Clone(all), func(l leftOut) bool { return !of(l.Job) })
 }
 
 // leftOut says what was left out, a paragraph a reason.

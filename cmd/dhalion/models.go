@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/dhalion-go/dhalion"
 	"github.com/dhalion-go/dhalion/diagnose"
 	"github.com/dhalion-go/dhalion/internal/store"
 	"github.com/dhalion-go/dhalion/plan/planfile"
@@ -451,7 +452,7 @@ has not seen.`,
 						return fmt.Errorf("evaluate-model: %w", err)
 					}
 				} else {
-					if incidents, err = (labelReader{engine: engine, certainty: 1, name: file, ctx: ctx, st: st}).file(); err != nil {
+					if incidents, err = (labelReader{engine: engine, certainty: 1, name: file, remark: a.remark, ctx: ctx, st: st}).file(); err != nil {
 						return fmt.Errorf("evaluate-model: %w", err)
 					}
 					// The order of a file's rows shall not change what is asked, nor what is summed.
@@ -464,14 +465,14 @@ has not seen.`,
 					return fmt.Errorf("evaluate-model: %w", err)
 				}
 				if family != "" {
-					of, err := partOf(examples, "--family", family)
+					of, some, err := partOf(incidents, "--family", family)
 					if err != nil {
 						return err
 					}
-					examples = slices.DeleteFunc(examples, func(e diagnose.Example) bool { return !of(e) })
-					left = slices.DeleteFunc(left, func(l leftOut) bool {
-						return !slices.ContainsFunc(examples, func(e diagnose.Example) bool { return e.Run == string(l.Job) })
-					})
+					examples = slices.DeleteFunc(examples, func(e diagnose.Example) bool { return !of(dhalion.JobID(e.Run)) })
+					if left = lefts(left, of); len(examples) == 0 {
+						return fmt.Errorf("evaluate-model: --family %q: %w", family, untaught(some, left))
+					}
 				}
 				if examples = sure(examples); len(examples) == 0 {
 					return errors.New("evaluate-model: none of the labels is sure, and the others are no measure")

@@ -110,50 +110,74 @@ func sharing(p dhalion.Plan, all map[dhalion.JobID]dhalion.Topology) []apply.Sha
 }
 
 // arguments are those with which a run of a job was started, as far as is known:
-// what we or a hook started it with, else what dhalion.yaml says, for then somebody else
-// did; nil when that says nothing.
+// what we or a hook started it with, else what a hook left of which nobody noted which run
+// followed it, else what dhalion.yaml says, for then somebody else did; nil when that says nothing.
 func (a *app) arguments(ctx context.Context, st *store.Store, job dhalion.JobID, run string) ([]string, error) {
-	ours, err := started(ctx, st, job)
+	engine, err := a.starter(ctx, st, job)
 	if err != nil {
 		return nil, err
 	}
-	if with, ok := ours[run]; ok {
-		return with, nil
-	}
-	known, err := hooked(ctx, st, job)
-	if err != nil {
-		return nil, err
-	}
-	if with, ok := known[run]; ok {
-		return with, nil
-	}
+	return engine.Arguments(run), nil
+}
+
+// starter is the engine's actuator for a job with what is known of how its runs were
+// started, and how one is started anew. It has no engine yet.
+func (a *app) starter(ctx context.Context, st *store.Store, job dhalion.JobID) (*actuator.Actuator, error) {
 	c, err := a.config()
 	if err != nil {
 		return nil, err
 	}
+	engine := &actuator.Actuator{Job: job.Name(), Wait: pause}
 	if i, ok := c.JobFor(job); ok && c.Jobs[i].Start != nil {
-		return c.Jobs[i].Start.Arguments, nil
+		s := c.Jobs[i].Start
+		engine.Start = &actuator.Start{Jar: s.Jar, Class: s.Class, Arguments: s.Arguments, Savepoints: s.Savepoints}
 	}
-	return nil, nil
+	engine.Started, engine.Left, err = started(ctx, st, job)
+	return engine, err
 }
 
-// started are the arguments of the runs of a job that we started, by run.
-func started(ctx context.Context, st *store.Store, job dhalion.JobID) (map[string][]string, error) {
-	intents, err := st.Done(ctx, job, 50)
+// started are the arguments of the runs of a job that we or hooks started, or hooks
+// ended, by run; and the hook that did last, where nothing says which run followed it:
+// nobody looked in time, or an older program did not note it.
+func started(ctx context.Context, st *store.Store, job dhalion.JobID) (known map[string][]string, left *actuator.Hooked, err error) {
+	ours, err := st.Done(ctx, job, 50)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	ours := map[string][]string{}
-	for _, i := range intents {
+	hooks, err := st.Hooked(ctx, job, 50)
+	if err != nil {
+		return nil, nil, err
+	}
+	known = map[string][]string{}
+	var last int64 // the newest attempt of which it is known which run it started
+	if len(ours) > 0 {
+		last = ours[0].ID
+	}
+	for _, e := range hooks {
+		var h actuator.Hooked
+		if json.Unmarshal(e.Intent.Note, &h) != nil || h.Left == nil {
+			continue
+		}
+		if h.Ends != "" && h.Had != nil {
+			known[h.Ends] = h.Had
+		}
+		switch {
+		case e.Result.Run != "":
+			known[e.Result.Run], last = h.Left, max(last, e.ID)
+		case left == nil && e.ID > last:
+			left = &h
+		}
+	}
+	for _, e := range ours {
 		var kept struct {
 			Next      string
 			Arguments []string
 		}
-		if json.Unmarshal(i.Note, &kept) == nil && kept.Next != "" {
-			ours[kept.Next] = kept.Arguments
+		if json.Unmarshal(e.Intent.Note, &kept) == nil && kept.Next != "" {
+			known[kept.Next] = kept.Arguments
 		}
 	}
-	return ours, nil
+	return known, left, nil
 }
 
 // hand gives the actuators for a job: the hook that is declared for a kind of
@@ -163,23 +187,11 @@ func (a *app) hand(ctx context.Context, st *store.Store, c *liveEngine, job dhal
 	if err != nil {
 		return nil, err
 	}
-	engine := &actuator.Actuator{Client: c.server, Job: job.Name(), Wait: pause}
-	if i, ok := conf.JobFor(job); ok && conf.Jobs[i].Start != nil {
-		s := conf.Jobs[i].Start
-		engine.Start = &actuator.Start{Jar: s.Jar, Class: s.Class, Arguments: s.Arguments, Savepoints: s.Savepoints}
-	}
-	if engine.Started, err = started(ctx, st, job); err != nil {
-		return nil, err
-	}
-	known, err := hooked(ctx, st, job)
+	engine, err := a.starter(ctx, st, job)
 	if err != nil {
 		return nil, err
 	}
-	for run, with := range known {
-		if _, ours := engine.Started[run]; !ours {
-			engine.Started[run] = with
-		}
-	}
+	engine.Client = c.server
 	return func(x dhalion.Action) (apply.Actuator, error) {
 		name, ok := conf.HookFor(x.Kind, job)
 		switch {

@@ -63,7 +63,7 @@ longer. A family more is a fit of everything more.`,
 					return fmt.Errorf("train: %w", err)
 				}
 				t := training{app: a, seed: seed, Tried: map[string]diagnose.Assessment{}, Left: list(left)}
-				if err := t.train(ctx, examples, names, holdout); err != nil {
+				if err := t.train(ctx, incidents, examples, names, holdout); err != nil {
 					return err
 				}
 				if _, err := st.SaveModel(ctx, t.model.ID, t.artefact, t.model.About, diagnose.Schema(), a.named(as), note, a.now()); err != nil {
@@ -114,20 +114,23 @@ type training struct {
 	learning bool // some trial had enough to learn a cause from
 }
 
-func (t *training) train(ctx context.Context, examples []diagnose.Example, names []string, holdout string) error {
+func (t *training) train(ctx context.Context, incidents []store.Incident, examples []diagnose.Example, names []string, holdout string) error {
 	var out []diagnose.Example
 	if holdout != "" {
-		of, err := partOf(examples, "--holdout", holdout)
+		of, some, err := partOf(incidents, "--holdout", holdout)
 		if err != nil {
 			return err
 		}
 		var in []diagnose.Example
 		for _, e := range examples {
-			if of(e) {
+			if of(dhalion.JobID(e.Run)) {
 				out = append(out, e)
 			} else {
 				in = append(in, e)
 			}
+		}
+		if len(out) == 0 {
+			return fmt.Errorf("train: --holdout %q: %w", holdout, untaught(some, lefts(t.Left, of)))
 		}
 		if out = sure(out); len(out) == 0 {
 			return usagef("--holdout %q: none of its incidents is sure, and the others are no measure", holdout)
@@ -218,26 +221,29 @@ func each(examples []diagnose.Example, ask func([]diagnose.Case) []float64) [][]
 	return p
 }
 
-// partOf picks the examples of a family or job that a flag names, of a job also by its
-// bare name where that is unique.
-func partOf(examples []diagnose.Example, flag, name string) (func(diagnose.Example) bool, error) {
+// partOf picks the labels of a family or job that a flag names, of a job also by its
+// bare name where that is unique, and says which jobs have them.
+func partOf(incidents []store.Incident, flag, name string) (of func(job dhalion.JobID) bool, some []store.Incident, err error) {
 	families, jobs := map[string]bool{}, map[string]bool{}
-	for _, e := range examples {
-		families[e.Family] = true
-		if e.Run == name || dhalion.JobID(e.Run).Name() == name {
-			jobs[e.Run] = true
+	all := familiesOf(incidents)
+	for job, family := range all {
+		families[family] = true
+		if job == name || dhalion.JobID(job).Name() == name {
+			jobs[job] = true
 		}
 	}
 	meant := slices.Sorted(maps.Keys(jobs))
 	switch {
 	case families[name] || jobs[name]:
-		return func(e diagnose.Example) bool { return e.Family == name || e.Run == name }, nil
+		of = func(job dhalion.JobID) bool { return all[string(job)] == name || string(job) == name }
 	case len(meant) == 1:
-		return func(e diagnose.Example) bool { return e.Run == meant[0] }, nil
+		of = func(job dhalion.JobID) bool { return string(job) == meant[0] }
 	case len(meant) > 1:
-		return nil, usagef("%s %q is the name of several jobs: %s", flag, name, strings.Join(meant, ", "))
+		return nil, nil, usagef("%s %q is the name of several jobs: %s", flag, name, strings.Join(meant, ", "))
+	default:
+		return nil, nil, usagef("%s %q is no family and no job of the incidents: the families are %s", flag, name, strings.Join(slices.Sorted(maps.Keys(families)), ", "))
 	}
-	return nil, usagef("%s %q is no family and no job of the incidents: the families are %s", flag, name, strings.Join(slices.Sorted(maps.Keys(families)), ", "))
+	return of, slices.DeleteFunc(slices.Clone(incidents), func(in store.Incident) bool { return !of(in.Job) }), nil
 }
 
 // sure are the examples that a model may be scored by: a judged outcome is what a plan

@@ -275,9 +275,9 @@ func TestHowARunWasStartedIsKnownHoweverOftenItWasRescaledSince(t *testing.T) {
 	for i := range 60 {
 		write(3+i, `{"run": "b"}`, apply.Done)
 	}
-	intents, err := s.Done(ctx, p.Job, 50)
-	if err != nil || len(intents) != 1 || !strings.Contains(string(intents[0].Note), `"--salt"`) {
-		t.Errorf("%d intents: %+v, %v", len(intents), intents, err)
+	entries, err := s.Done(ctx, p.Job, 50)
+	if err != nil || len(entries) != 1 || !strings.Contains(string(entries[0].Intent.Note), `"--salt"`) {
+		t.Errorf("%d attempts: %+v, %v", len(entries), entries, err)
 	}
 }
 

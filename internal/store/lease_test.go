@@ -159,11 +159,11 @@ func TestAJobWhoseNewRunDoesNotComeUpIsStartedAsItWas(t *testing.T) {
 				t.Errorf("it runs with %v: %s", live.Arguments, report.Why)
 			}
 			// The run that was started again is known by its arguments.
-			intents, err := s.Done(ctx, p.Job, 1)
-			if err != nil || len(intents) != 1 || !intents[0].Back || !strings.Contains(string(intents[0].Note), b.Live("words").Run) {
-				t.Errorf("the journal has %+v, %v", intents, err)
+			entries, err := s.Done(ctx, p.Job, 1)
+			if err != nil || len(entries) != 1 || !entries[0].Intent.Back || !strings.Contains(string(entries[0].Intent.Note), b.Live("words").Run) {
+				t.Errorf("the journal has %+v, %v", entries, err)
 			}
-			entries, err := s.Entries(ctx, p.ID)
+			entries, err = s.Entries(ctx, p.ID)
 			if err != nil || entries[0].Result.Outcome != apply.Partly || !strings.Contains(entries[0].Result.Detail, "savepoint file:/savepoints/") {
 				t.Errorf("where the savepoint is was not written down: %+v, %v", entries[0].Result, err)
 			}

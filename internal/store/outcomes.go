@@ -117,30 +117,26 @@ func (s *Store) Judge(ctx context.Context, ref string, to dhalion.PlanState, why
 	})
 }
 
-// Done lists the intents of a job's plans that started a run of it and are confirmed
+// Done lists the attempts of a job's plans that started a run of it and are confirmed
 // as done, the newest first, at most limit of them: what is known of how it was
 // started. Whatever was done without starting one does not count, so that the present
 // run is among the first, however often it was rescaled since.
-func (s *Store) Done(ctx context.Context, job dhalion.JobID, limit int) ([]apply.Intent, error) {
-	rows, err := s.pool.Query(ctx, `
-		SELECT i.call FROM journal i JOIN journal c ON c.intent = i.id JOIN plans p ON p.id = i.plan
-		WHERE p.job = $1 AND c.result ->> 'outcome' = $2 AND i.call -> 'note' ->> 'next' <> '' ORDER BY i.id DESC LIMIT $3`, job, apply.Done, limit)
-	if err != nil {
-		return nil, fmt.Errorf("store: read journal of %s: %w", job, err)
-	}
-	intents, err := pgx.CollectRows(rows, pgx.RowTo[apply.Intent])
-	if err != nil {
-		return nil, fmt.Errorf("store: read journal of %s: %w", job, err)
-	}
-	return intents, nil
+func (s *Store) Done(ctx context.Context, job dhalion.JobID, limit int) ([]apply.Entry, error) {
+	return s.confirmed(ctx, job, `i.call -> 'note' ->> 'next' <> ''`, limit)
 }
 
 // Hooked lists the attempts of hooks that started a job anew and are confirmed as done,
 // the newest first, at most limit of them: those with a note of what they left it with.
 func (s *Store) Hooked(ctx context.Context, job dhalion.JobID, limit int) ([]apply.Entry, error) {
+	return s.confirmed(ctx, job, `i.call -> 'note' -> 'left' IS NOT NULL`, limit)
+}
+
+// confirmed lists the attempts of a job's plans that are confirmed as done and of which
+// a condition in SQL holds, the newest first.
+func (s *Store) confirmed(ctx context.Context, job dhalion.JobID, condition string, limit int) ([]apply.Entry, error) {
 	rows, err := s.pool.Query(ctx, `
 		SELECT i.id, i.action, i.attempt, i.at, i.call, c.result FROM journal i JOIN journal c ON c.intent = i.id JOIN plans p ON p.id = i.plan
-		WHERE p.job = $1 AND c.result ->> 'outcome' = $2 AND i.call -> 'note' -> 'left' IS NOT NULL ORDER BY i.id DESC LIMIT $3`, job, apply.Done, limit)
+		WHERE p.job = $1 AND c.result ->> 'outcome' = $2 AND `+condition+` ORDER BY i.id DESC LIMIT $3`, job, apply.Done, limit)
 	if err != nil {
 		return nil, fmt.Errorf("store: read journal of %s: %w", job, err)
 	}
