@@ -11,7 +11,10 @@ import (
 	"github.com/dhalion-go/dhalion/models"
 )
 
-func TestWhatMostLikelyDidNotHoldTeachesThatItDidNot(t *testing.T) {
+// labelledFault is the word count with its first fault, judged at its end, and the label of
+// that, of certainty 1.
+func labelledFault(t *testing.T) (*diagnose.Result, dhalion.Incident) {
+	t.Helper()
 	p, err := loadDefault()
 	if err != nil {
 		t.Fatal(err)
@@ -23,15 +26,22 @@ func TestWhatMostLikelyDidNotHoldTeachesThatItDidNot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return r, dhalion.Incident{Job: jobOfTwin, Target: fault.holds.Target, Cause: fault.holds.Cause, Start: twinStart.Add(twinHealthy), End: twinStart.Add(twinAsked), Certainty: 1}
+}
+
+func TestWhatMostLikelyDidNotHoldTeachesThatItDidNot(t *testing.T) {
+	r, label := labelledFault(t)
 	k := -1
 	cases := r.Cases()
 	for i, c := range cases {
-		if c.Pair == fault.holds {
+		if c.Pair.Cause == label.Cause && c.Pair.Target == label.Target {
 			k = i
 		}
 	}
-	label := func(certainty float64) dhalion.Incident {
-		return dhalion.Incident{Job: jobOfTwin, Target: fault.holds.Target, Cause: fault.holds.Cause, Start: twinStart.Add(twinHealthy), End: twinStart.Add(twinAsked), Certainty: certainty}
+	labelled := func(certainty float64) dhalion.Incident {
+		in := label
+		in.Certainty = certainty
+		return in
 	}
 	for _, c := range []struct {
 		labels []float64
@@ -45,7 +55,7 @@ func TestWhatMostLikelyDidNotHoldTeachesThatItDidNot(t *testing.T) {
 	} {
 		var incidents []dhalion.Incident
 		for _, l := range c.labels {
-			incidents = append(incidents, label(l))
+			incidents = append(incidents, labelled(l))
 		}
 		e := diagnose.NewExample(r, incidents)
 		chance := math.NaN()
@@ -63,12 +73,12 @@ func TestWhatMostLikelyDidNotHoldTeachesThatItDidNot(t *testing.T) {
 	learned := func(certainty float64) float64 {
 		var examples []diagnose.Example
 		for n := range 40 {
-			e := diagnose.NewExample(r, []dhalion.Incident{label(certainty)})
+			e := diagnose.NewExample(r, []dhalion.Incident{labelled(certainty)})
 			e.Family, e.Run, e.Incident = "one", fmt.Sprint("run", n), fmt.Sprint("outcome ", n)
 			examples = append(examples, e)
 		}
 		for _, table := range diagnose.Tables(examples) {
-			if table.Cause != fault.holds.Cause {
+			if table.Cause != label.Cause {
 				continue
 			}
 			m, err := (&models.Booster{Rounds: 20, Leaves: 4, Least: 5}).Fit(t.Context(), table.Data, 1)
@@ -90,18 +100,7 @@ func TestWhatMostLikelyDidNotHoldTeachesThatItDidNot(t *testing.T) {
 }
 
 func TestAWindowOfALabelThatNoPairIsOfTeachesNothing(t *testing.T) {
-	p, err := loadDefault()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fault := faults[0]
-	j := twinJob{model: wordCount(), noise: .05, seed: 1}
-	j.change = func(m *twin.Model) { fault.change(m, 3) }
-	r, err := diagnose.Evaluate(j.history(), twinStart.Add(twinAsked), p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	label := dhalion.Incident{Job: jobOfTwin, Target: fault.holds.Target, Cause: fault.holds.Cause, Start: twinStart.Add(twinHealthy), End: twinStart.Add(twinAsked), Certainty: 1}
+	r, label := labelledFault(t)
 	at := func(target dhalion.Target) dhalion.Incident {
 		in := label
 		in.Target = target
@@ -130,21 +129,11 @@ func TestAWindowOfALabelThatNoPairIsOfTeachesNothing(t *testing.T) {
 }
 
 func TestWindowsOfOneIncidentAreNotEnoughToLearnFrom(t *testing.T) {
-	p, err := loadDefault()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fault := faults[0]
-	j := twinJob{model: wordCount(), noise: .05, seed: 1}
-	j.change = func(m *twin.Model) { fault.change(m, 3) }
-	r, err := diagnose.Evaluate(j.history(), twinStart.Add(twinAsked), p)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r, label := labelledFault(t)
 	tables := func(incidents int) int {
 		var examples []diagnose.Example
 		for n := range 12 {
-			e := diagnose.NewExample(r, []dhalion.Incident{{Job: jobOfTwin, Target: fault.holds.Target, Cause: fault.holds.Cause, Start: twinStart.Add(twinHealthy), End: twinStart.Add(twinAsked), Certainty: 1}})
+			e := diagnose.NewExample(r, []dhalion.Incident{label})
 			e.Family, e.Run, e.Incident = "one", "run", fmt.Sprint(n%incidents)
 			examples = append(examples, e)
 		}
