@@ -5,6 +5,7 @@ package yamlerr
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"regexp"
 	"strconv"
@@ -16,7 +17,11 @@ import (
 // effort bounds what is read again to find a line, in bytes: some tenths of a second.
 const effort = 4 << 20
 
-var numbered = regexp.MustCompile(`^line (\d+): `)
+var (
+	numbered    = regexp.MustCompile(`^line (\d+): `)
+	unknownKey  = regexp.MustCompile(`field (\S+) not found in type (?:\w+\.)?(\S+)`)
+	wrongScalar = regexp.MustCompile("cannot unmarshal !!(\\w+) (?:`([^`]*)` )?into (\\S+)")
+)
 
 // Split is the line of a file, counted from 1, and the reason in an error that the
 // YAML package gave of its content. The line is 0 where there is none to be named. Of
@@ -27,6 +32,21 @@ func Split(data []byte, err error) (line int, reason string) {
 		line = found
 	}
 	return line, reason
+}
+
+// Words says a decoder's reason with keys, and not with Go types. meant, which may be
+// nil, says behind an unknown key what was meant by it, from the name of the Go type that
+// has no such field.
+func Words(reason string, meant func(key, of string) string) string {
+	if m := unknownKey.FindStringSubmatch(reason); m != nil {
+		reason = fmt.Sprintf("there is no key %s here", m[1])
+		if meant != nil {
+			reason += meant(m[1], m[2])
+		}
+	} else if m := wrongScalar.FindStringSubmatch(reason); m != nil {
+		reason = fmt.Sprintf("%q is not of the kind that stands here", m[2])
+	}
+	return reason
 }
 
 func said(err error) (line int, reason string) {

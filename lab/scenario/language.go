@@ -359,20 +359,10 @@ func (f Fault) check(shape Shape) (at []any, err error) {
 	return nil, nil
 }
 
-var (
-	unknownKey  = regexp.MustCompile(`field (\S+) not found in type \S+`)
-	wrongScalar = regexp.MustCompile("cannot unmarshal !!(\\w+) (?:`([^`]*)` )?into (\\S+)")
-)
-
 // yamlError says FILE:LINE and speaks of keys, not of Go types.
 func yamlError(file string, data []byte, err error) error {
 	line, message := yamlerr.Split(data, err)
-	if m := unknownKey.FindStringSubmatch(message); m != nil {
-		message = fmt.Sprintf("there is no key %s here", m[1])
-	} else if m := wrongScalar.FindStringSubmatch(message); m != nil {
-		message = fmt.Sprintf("%q is not of the kind that stands here", m[2])
-	}
-	return fmt.Errorf("%s:%d: %s", file, max(1, line), message)
+	return fmt.Errorf("%s:%d: %s", file, max(1, line), yamlerr.Words(message, nil))
 }
 
 // lineOf is the line of the deepest of the keys (texts) and list places

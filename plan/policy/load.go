@@ -11,7 +11,6 @@ import (
 	"maps"
 	"math"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -281,11 +280,6 @@ func IsPath(name string) bool {
 	return strings.ContainsAny(name, `/\`) || strings.HasSuffix(name, ".yaml") || strings.HasSuffix(name, ".yml")
 }
 
-var (
-	unknownKey  = regexp.MustCompile(`field (\S+) not found in type policy\.(\w+)`)
-	wrongScalar = regexp.MustCompile("cannot unmarshal !!(\\w+) (?:`([^`]*)` )?into (\\S+)")
-)
-
 // keysOf lists the keys of each part of a policy, for suggestions.
 var keysOf = map[string][]string{
 	"document":     {"name", "extends", "objective", "window", "minimum", "sizing", "decisions", "parameters", "priors", "components", "detectors", "rules", "knobs", "limits", "approve"},
@@ -323,12 +317,7 @@ func yamlError(name string, data []byte, err error) error {
 	if line > 0 {
 		at += ":" + strconv.Itoa(line)
 	}
-	if m := unknownKey.FindStringSubmatch(message); m != nil {
-		message = fmt.Sprintf("there is no key %s here%s", m[1], spell.DidYouMean(m[1], keysOf[m[2]]))
-	} else if m := wrongScalar.FindStringSubmatch(message); m != nil {
-		message = fmt.Sprintf("%q is not of the kind that stands here", m[2])
-	}
-	return fmt.Errorf("%s: %s", at, message)
+	return fmt.Errorf("%s: %s", at, yamlerr.Words(message, func(key, of string) string { return spell.DidYouMean(key, keysOf[of]) }))
 }
 
 // merge lays a policy over what it extends: single values and limits replace,
