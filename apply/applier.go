@@ -325,10 +325,8 @@ func (r *round) tell(s Step, before []Entry) (failed bool, err error) {
 			if result, err = r.try(who, s, c, intent, 1); err != nil {
 				return false, err
 			}
-		case r.ctx.Err() != nil:
-			return false, r.ctx.Err()
-		case errors.As(err, new(*LostError)) || errors.As(err, new(*unrenewedError)):
-			return false, err
+		case r.ends(err) != nil:
+			return false, r.ends(err)
 		default:
 			result = Result{Outcome: Refused, Detail: err.Error()}
 		}
@@ -511,10 +509,8 @@ func (r *round) step(s Step, c Call, before []Entry) (outcome, why string, err e
 			switch {
 			case err == nil:
 				intent = prepared
-			case r.ctx.Err() != nil:
-				return "", "", r.ctx.Err()
-			case errors.As(err, new(*LostError)) || errors.As(err, new(*unrenewedError)):
-				return "", "", err
+			case r.ends(err) != nil:
+				return "", "", r.ends(err)
 			case (open || away) && r.a.Now().Before(until):
 				// The engine may be on its way up again.
 				if err := r.later(s, err.Error()); err != nil {
@@ -619,6 +615,18 @@ func (r *round) prepare(actuator Actuator, c Call) (intent Intent, err error) {
 		intent, err = actuator.Prepare(ctx, c)
 	})
 	return intent, cmp.Or(lost, err)
+}
+
+// ends is the error with which the round ends when a call gave err: that it was
+// interrupted, or that its lease is gone. nil: err is the call's own.
+func (r *round) ends(err error) error {
+	switch {
+	case r.ctx.Err() != nil:
+		return r.ctx.Err()
+	case errors.As(err, new(*LostError)) || errors.As(err, new(*unrenewedError)):
+		return err
+	}
+	return nil
 }
 
 func (r *round) look(actuator Actuator, c Call, intent Intent) (standing Standing, why string, err error) {
